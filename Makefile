@@ -1,0 +1,56 @@
+# `make reproduce` and `make test` each work as the first command on a fresh machine
+# with python3 (3.11 or newer), its venv and pip, and make.
+
+PYTHON ?= python3
+SCALE  ?= laptop
+OUT    ?= runs
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup reproduce test lab check bench clean
+
+help:
+	@echo 'make reproduce [SCALE=smoke|laptop|bench] [OUT=runs]  train four recipes, execute the notebooks, write the report'
+	@echo 'make lab        JupyterLab on notebooks/'
+	@echo 'make test       all tests'
+	@echo 'make check      lint, types, import directions'
+	@echo 'make bench      cost of watching a training'
+	@echo 'make clean      remove .venv and caches (runs stay)'
+
+setup: $(READY)
+
+# The stamp is written last: a set-up that was killed half-way is begun again from nothing.
+$(READY): pyproject.toml requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	@echo 'Setting up .venv once: about 6.6 GB on disk (most of it torch), 2 to 10 minutes by the network, no output till it ends.'
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[notebooks,dev]'
+	@touch $@
+
+reproduce: $(READY)
+	$(BIN)/bvit reproduce --scale $(SCALE) --out $(OUT)
+
+# Two workers of one thread each: the figures must not depend on the number of cores.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+lab: $(READY)
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)
+	$(BIN)/python -m benchmarks.watch_overhead
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find bvit_analysis tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
