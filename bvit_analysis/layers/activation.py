@@ -1,0 +1,60 @@
+"""RPReLU: a PReLU whose kink can move.
+
+Shape letters: B batch, N tokens, C channels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class _ShiftedPrelu(torch.autograd.Function):
+    """One node instead of five: this runs after every binary linear, over its whole output."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, gamma: Tensor, slope: Tensor, zeta: Tensor) -> Tensor:
+        z = y - gamma
+        ctx.save_for_backward(z, slope)
+        # torch's own kernel; functional.prelu would take dim 1, the tokens, for the channels.
+        return torch.ops.aten._prelu_kernel(z, slope).add_(zeta)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        z, slope = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        grad_z, grad_slope = torch.ops.aten._prelu_kernel_backward(grad, z, slope.expand_as(z))
+        return (
+            grad_z,
+            grad_z.sum_to_size(slope.shape).neg_(),
+            grad_slope.sum_to_size(slope.shape),
+            grad.sum_to_size(slope.shape),
+        )
+
+
+class RPReLU(nn.Module):
+    """Shift, leak and shift back per channel: f(y) = y - g + z where y > g, else b (y - g) + z.
+
+    At y = g the negative branch's derivative is used. Source: ReActNet, arXiv 2003.03488.
+
+    Args:
+        dim: Channels C.
+        slope: Initial b; 1 makes the module start as the identity.
+
+    Shape:
+        Input and output (B, N, C), in the units of the input.
+    """
+
+    def __init__(self, dim: int, *, slope: float = 0.25) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(dim))
+        self.slope = nn.Parameter(torch.full((dim,), slope))
+        self.zeta = nn.Parameter(torch.zeros(dim))
+
+    def forward(self, y: Tensor) -> Tensor:
+        return _ShiftedPrelu.apply(y, self.gamma, self.slope, self.zeta)
+
+    def extra_repr(self) -> str:
+        return f"dim={self.gamma.numel()}"

@@ -1,0 +1,101 @@
+"""The fully binary linear layer: 1-bit inputs times 1-bit weights, with a real-valued shortcut around both.
+
+Shape letters: B batch, N tokens, I input channels, O output channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bvit_analysis.layers.shift import BinarySign
+from bvit_analysis.quantizers import channel_scale, clipped_sign
+
+
+class BinaryLinear(nn.Module):
+    """Multiply signs by signs: y = f( a s (sign(w) . sign(shift(x))) + bias + shortcut(x) ).
+
+    s is the weight scale mean|w| per output channel, constant in differentiation; a > 0 is a learned scale of the
+    input, kept as its logarithm so that it can never turn a sign around. Backward: dL/dw = s dL/dw_binary 1[|w| <= 1].
+    The shortcut is x itself where I = O, x repeated where O is a multiple of I, and the mean of the I / O copies
+    where I is a multiple of O; otherwise there is none. Sources: arXiv 1603.05279, 1808.00278, 2003.03488, 2306.16678.
+
+    Args:
+        weight: Latent weight to take over, (O, I); it stays the same parameter object.
+        bias: Float bias (O,) to take over, or None.
+        sign: What binarizes the input.
+        activation: What follows the shortcut, for example RPReLU.
+        scaled: Whether the binary weight has its channel scale.
+        centred: Whether the sign is of w - mean(w) per output channel.
+        input_scale: Whether the input has a learned scale.
+        shortcut: Whether to add the shortcut.
+
+    Shape:
+        Input (B, N, I), output (B, N, O).
+    """
+
+    def __init__(
+        self,
+        weight: nn.Parameter,
+        bias: nn.Parameter | None,
+        *,
+        sign: BinarySign,
+        activation: nn.Module,
+        scaled: bool = True,
+        centred: bool = False,
+        input_scale: bool = True,
+        shortcut: bool = True,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.weight = weight
+        self.bias = bias
+        self.sign = sign
+        self.activation = activation
+        self.scaled = scaled
+        self.centred = centred
+        self.log_input_scale = nn.Parameter(torch.zeros(1)) if input_scale else None
+        larger = max(self.in_features, self.out_features)
+        self.shortcut = shortcut and larger % min(self.in_features, self.out_features) == 0
+
+    def latent(self) -> Tensor:
+        """Return the argument of the weight's sign, (O, I): w, or w minus its row mean."""
+        if self.centred:
+            return self.weight - self.weight.mean(dim=1, keepdim=True)
+        return self.weight
+
+    def weight_scale(self) -> Tensor:
+        """Return the scale of the binary weight, (O, 1), in weight units, detached."""
+        if self.scaled:
+            return channel_scale(self.latent())
+        return torch.ones_like(self.weight[:, :1]).detach()
+
+    def binary_weight(self) -> Tensor:
+        """Return the weight the product uses, (O, I): scale times sign, without the input's scale."""
+        return self.weight_scale() * clipped_sign(self.latent())
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale = self.weight_scale()
+        if self.log_input_scale is not None:
+            scale = scale * self.log_input_scale.exp()
+        y = functional.linear(self.sign(x), scale * clipped_sign(self.latent()), self.bias)
+        if self.shortcut:
+            y = y + self._resize(x)
+        return self.activation(y)
+
+    @torch.no_grad()
+    def calibrate(self, shifted: Tensor) -> None:
+        """Set the input's scale to E|x|, the best scalar for sign(x), from shifted inputs (B, N, I)."""
+        if self.log_input_scale is not None:
+            self.log_input_scale.fill_(shifted.abs().mean().clamp(min=1e-6).log())
+
+    def _resize(self, x: Tensor) -> Tensor:
+        if self.in_features == self.out_features:
+            return x
+        if self.in_features < self.out_features:
+            return x.repeat(1, 1, self.out_features // self.in_features)
+        return x.unflatten(-1, (-1, self.out_features)).mean(dim=-2)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, shortcut={self.shortcut}"

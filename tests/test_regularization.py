@@ -1,0 +1,161 @@
+"""Every GRS term against a numpy version retyped from the equation, exact zeros included."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bvit_analysis.config import Recipe
+from bvit_analysis.regularization import (
+    GradientRegularizer,
+    bin_force,
+    cosine_ramp,
+    double_well_force,
+    flip_fraction,
+)
+
+TERMS = ("resilient", "bin_centre", "double_well")
+
+
+def weights(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    w = rng.normal(scale=0.05, size=(4, 6)).astype(np.float32)
+    w[0, 0], w[1, 1], w[2, :] = 0.0, -0.0, 0.02  # exact zeros of both signs, and a row at its mode
+    return w, rng.normal(scale=1e-3, size=(4, 6)).astype(np.float32)
+
+
+def retyped(
+    term: str, w: np.ndarray, g: np.ndarray, strength: float, fraction: np.ndarray, t: float
+) -> np.ndarray:
+    alpha = np.abs(w).mean(axis=1, keepdims=True)
+    u = w / alpha
+    b = np.where(w >= 0, 1.0, -1.0)
+    if term == "resilient":
+        size = np.clip(fraction, 0.01, 0.2) * np.abs(g).max(axis=1, keepdims=True)
+        return strength * size * (u - b)
+    size = (1 - math.cos(math.pi * t)) / 2 * np.abs(g).mean(axis=1, keepdims=True)
+    return strength * size * ((u - b) if term == "bin_centre" else u * (u**2 - 1))
+
+
+def apply_once(
+    term: str, mode: str, w: np.ndarray, g: np.ndarray, *, rate: float = 0.1, t: float = 0.3
+):
+    parameter = nn.Parameter(torch.tensor(w))
+    parameter.grad = torch.tensor(g)
+    recipe = Recipe(regularization=term, regularization_strength=1.5, regularization_mode=mode)
+    GradientRegularizer({"site": parameter}, recipe).apply(learning_rate=rate, progress=t)
+    return parameter
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_coupled_term_equals_numpy(term):
+    w, g = weights()
+    got = apply_once(term, "coupled", w, g)
+    expected = g + retyped(term, w, g, 1.5, np.zeros((4, 1)), 0.3)
+    np.testing.assert_allclose(got.grad.numpy(), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(got.detach().numpy(), w)
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_decoupled_term_moves_the_weight_and_leaves_the_gradient(term):
+    w, g = weights()
+    got = apply_once(term, "decoupled", w, g, rate=0.1)
+    unit = np.ones_like(g)  # with |g| = 1 the size has no gradient factor
+    alpha = np.abs(w).mean(axis=1, keepdims=True)
+    expected = w - 0.1 * alpha * retyped(term, w, unit, 1.5, np.zeros((4, 1)), 0.3)
+    np.testing.assert_allclose(got.detach().numpy(), expected, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(got.grad.numpy(), g)
+
+
+def test_forces_at_the_special_points():
+    u = torch.tensor([-1.0, -0.0, 0.0, 1.0])
+    assert bin_force(u).tolist() == [0.0, -1.0, -1.0, 0.0]
+    assert double_well_force(u).abs().tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+@pytest.mark.parametrize("force", [bin_force, double_well_force])
+def test_descent_on_the_force_ends_at_the_modes(force):
+    u = torch.tensor([-1.9, -0.4, 0.3, 1.6])
+    for _ in range(400):
+        u = u - 0.05 * force(u)
+    torch.testing.assert_close(u, torch.tensor([-1.0, -1.0, 1.0, 1.0]), atol=1e-3, rtol=0)
+
+
+def test_resilient_uses_the_flip_fraction_of_the_last_full_period():
+    w, g = weights()
+    parameter = nn.Parameter(torch.tensor(w))
+    recipe = Recipe(regularization="resilient", regularization_strength=1.0)
+    regularizer = GradientRegularizer({"site": parameter}, recipe, period=3)
+    for index in range(3):
+        parameter.grad = torch.tensor(g)
+        regularizer.apply(learning_rate=0.1, progress=0.0)
+        if index == 0:
+            with torch.no_grad():
+                parameter[0, :3] = (
+                    -parameter[0, :3] - 0.01
+                )  # flips some signs of row 0 within the period
+    before = w >= 0
+    now = (regularizer.state_dict()["reference.site"]).numpy()
+    fraction = (before != now).mean(axis=1, keepdims=True)
+    assert fraction[0, 0] > 0.01
+    np.testing.assert_allclose(
+        regularizer.state_dict()["fraction.site"].numpy(), fraction, rtol=1e-6
+    )
+    parameter.grad = torch.tensor(g)
+    current = parameter.detach().numpy().copy()
+    regularizer.apply(learning_rate=0.1, progress=0.0)
+    expected = g + retyped("resilient", current, g, 1.0, fraction, 0.0)
+    np.testing.assert_allclose(parameter.grad.numpy(), expected, rtol=1e-5, atol=1e-9)
+
+
+def test_state_round_trip_continues_exactly():
+    w, g = weights()
+    recipe = Recipe(regularization="resilient")
+
+    def steps(regularizer: GradientRegularizer, parameter: nn.Parameter, count: int) -> None:
+        for index in range(count):
+            parameter.grad = torch.tensor(g) * (index + 1)
+            regularizer.apply(learning_rate=0.1, progress=0.0)
+            with torch.no_grad():
+                parameter.sub_(parameter.grad, alpha=20.0)
+
+    whole = nn.Parameter(torch.tensor(w))
+    one = GradientRegularizer({"site": whole}, recipe, period=2)
+    steps(one, whole, 3)
+    saved, middle = one.state_dict(), whole.detach().clone()
+    steps(one, whole, 4)
+    again = nn.Parameter(middle)
+    two = GradientRegularizer({"site": again}, recipe, period=2)
+    two.load_state_dict(saved)
+    steps(two, again, 4)
+    assert torch.equal(whole, again)
+
+
+def test_none_changes_nothing_and_zero_weights_stay_finite():
+    w, g = weights()
+    assert torch.equal(apply_once("none", "coupled", w, g).grad, torch.tensor(g))
+    for term in TERMS:
+        got = apply_once(term, "coupled", np.zeros((2, 3), np.float32), g[:2, :3])
+        assert bool(got.grad.isfinite().all())
+
+
+def test_ramp_and_fraction():
+    assert [cosine_ramp(t) for t in (0.0, 0.5, 1.0, 7.0)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    before = torch.tensor([[True, True], [False, True]])
+    now = torch.tensor([[True, False], [False, True]])
+    assert flip_fraction(before, now).tolist() == [[0.5], [0.0]]
+
+
+def test_presets_name_the_default_term():
+    from bvit_analysis.config import RECIPES
+
+    assert RECIPES["grs"].regularization == RECIPES["binaryvit"].regularization == "resilient"
+    assert (
+        dataclasses.replace(RECIPES["grs"], name="baseline", regularization="none")
+        == RECIPES["baseline"]
+    )
