@@ -130,7 +130,9 @@ class DataConfig:
     img_size: int = 28
     "Side of the square image, pixels."
     augmentation: bool = True
-    "Random shift and flip (embedded set), or timm's training transform (timm sets)."
+    "Random flip and crop_padding (embedded set), or timm's training transform (timm sets)."
+    crop_padding: int = 0
+    "Pixels by which an image of the embedded set is shifted at random, each way; 0 only flips."
     auto_augment: str = ""
     "timm's auto-augment string, for example 'rand-m9-mstd0.5-inc1'; timm sets only."
     random_erasing: float = 0.0
@@ -143,7 +145,7 @@ class DataConfig:
     "Loader processes; timm sets only."
 
     def __post_init__(self) -> None:
-        for name in ("train_limit", "evaluation_limit", "workers"):
+        for name in ("train_limit", "evaluation_limit", "workers", "crop_padding"):
             _check_at_least(self, name, 0)
         _check_at_least(self, "img_size", 1)
 
@@ -290,6 +292,7 @@ SCALES: dict[str, RunConfig] = {
     ),
     "bench": RunConfig(
         scale="bench",
+        data=DataConfig(crop_padding=2),
         model=ModelConfig(patch_size=4, embed_dim=192, depth=6, num_heads=3),
         training=TrainingConfig(steps=12900, batch_size=256, warmup_steps=645),
         teacher=TrainingConfig(steps=8600, batch_size=256, warmup_steps=430),
