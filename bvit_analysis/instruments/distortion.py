@@ -1,0 +1,267 @@
+"""What binarization of activations loses: distortion of each value, and disagreement with the float twin."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from dataclasses import dataclass
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+
+from bvit_analysis.errors import ConfigError
+from bvit_analysis.instruments.base import Instrument, Listener, Rows
+from bvit_analysis.instruments.entropy import ActivationListener, attention_argument, by_channel
+from bvit_analysis.layers.attention import BinaryProbabilities
+from bvit_analysis.layers.shift import BinarySign
+from bvit_analysis.measures import binarization_error_from_sums, sign_agreement
+from bvit_analysis.sites import Site
+
+_IMAGES = 32
+_VALUES = 2**19  # of one site: bounds what is kept of a large model
+
+
+@final
+class DistortionInstrument(Instrument):
+    """Describes what the sign of each activation loses.
+
+    binarization_error is the mean over channels of 1 - corr(x, sign x)^2; channels that are constant before the sign
+    have none and are left out. twin_agreement is the share of signs equal to those of a float model on the same
+    images, where one is given.
+
+    Args:
+        listener: What sums up the sampled steps.
+        every: Steps between rows.
+        twin: What compares with the float model, or None.
+    """
+
+    def __init__(
+        self, listener: ActivationListener, *, every: int, twin: TwinListener | None = None
+    ) -> None:
+        super().__init__(every)
+        self.listener = listener
+        self.twin = twin
+
+    def record(self, rows: Rows) -> None:
+        for site_id, m in self.listener.moments.items():
+            error = binarization_error_from_sums(m.n, m.total, m.square, m.absolute, m.positive)
+            rows.put(site_id, binarization_error=float(error.nanmean()))
+        for site_id, agreement in (self.twin.agreement() if self.twin else {}).items():
+            rows.put(site_id, twin_agreement=agreement)
+
+
+@dataclass(frozen=True)
+class _Twin:
+    """Where a site's float counterpart is heard."""
+
+    module: nn.Module
+    part: str
+    "'input' of a linear, 'q', 'k', 'v' or 'probabilities' of an attention."
+    attention: nn.Module | None = None
+
+
+@final
+class TwinListener(Listener):
+    """Compares the signs before a student's binarizers with those of its float teacher, on the same images.
+
+    `X.sign` is compared with the input of the teacher's linear X, q_sign, k_sign and v_sign with the teacher's
+    queries, keys and values, {0,1} attention with [teacher's softmax >= 1/N]. A teacher may run before or after the
+    student; a pair counts where both were given equal images. Kept are bits of the first 32 images of the first
+    micro-batch, fewer where a site is large.
+
+    Args:
+        sites: Activation and attention sites by site_id.
+        model: The student; its sites' names are paths in it.
+        teacher: A float timm ViT with the same module paths.
+
+    Raises:
+        ConfigError: If no site has a counterpart in the teacher.
+    """
+
+    def __init__(self, sites: dict[int, Site], model: nn.Module, teacher: nn.Module) -> None:
+        super().__init__()
+        self.sites = sites
+        self._roots = {"student": weakref.ref(model), "teacher": weakref.ref(teacher)}
+        found = {site_id: _find_twin(site, teacher) for site_id, site in sites.items()}
+        self._twins = {site_id: twin for site_id, twin in found.items() if twin is not None}
+        if sites and not self._twins:
+            raise ConfigError(
+                f"the teacher ({type(teacher).__name__}) has no module that matches a site such as"
+                f" {next(iter(sites.values())).name!r}; give a float timm ViT with the student's module paths,"
+                " or no teacher"
+            )
+        self._images: dict[str, Tensor] = {}
+        self._bits: dict[str, dict[int, Tensor]] = {"student": {}, "teacher": {}}
+        self._hears: dict[str, bool] = {}
+
+    def agreement(self) -> dict[int, float]:
+        """Return the share of equal signs by site_id, of the sites that both models were heard at."""
+        images = self._images
+        if not {"student", "teacher"} <= set(images):
+            return {}
+        if not _same(images["student"], images["teacher"]):
+            return {}
+        result = {}
+        for site_id, mine in self._bits["student"].items():
+            other = self._bits["teacher"].get(site_id)
+            if other is not None and other.shape == mine.shape:
+                result[site_id] = sign_agreement(mine.float() - 0.5, other.float() - 0.5)
+        return result
+
+    def _attach(self) -> None:
+        self.forget()
+        for role, reference in self._roots.items():
+            root = reference()
+            if root is not None:
+                self._handles.append(root.register_forward_pre_hook(_RootTap(self, root, role)))
+                self.tap(root, (role, None), student=role == "student")
+        for site_id in self._twins:
+            site = self.sites[site_id]
+            heard = site.module.shift if isinstance(site.module, BinarySign) else site.module
+            assert isinstance(heard, nn.Module)
+            self.tap(heard, ("student", site_id))
+        modules = {id(twin.module): twin.module for twin in self._twins.values()}
+        for key, module in modules.items():
+            self.tap(module, ("teacher", key), student=False)
+
+    def forget(self) -> None:
+        """Drop what was heard."""
+        self._images = {}
+        self._bits = {"student": {}, "teacher": {}}
+        self._hears = {}
+
+    def begin(self, role: str, images: Tensor) -> None:
+        """Note that a model starts on some images, and decide whether to hear this pass.
+
+        Of the student it is the first pass of the step. Of the teacher it is, before the student's, the latest one;
+        after it, the one on the student's images.
+        """
+        images = images[:_IMAGES].detach()
+        if role == "student":
+            wanted = role not in self._images
+        else:
+            mine, other = self._images.get("student"), self._images.get("teacher")
+            paired = mine is not None and other is not None and _same(mine, other)
+            wanted = mine is None or (not paired and _same(mine, images))
+        self._hears[role] = wanted
+        if wanted:
+            self._images[role] = images.clone()
+            self._bits[role] = {}
+
+    def hear(self, key: tuple[str, int | None], inputs: tuple[Any, ...], output: Any) -> None:
+        role, which = key
+        if not self._hears.get(role, False):
+            return
+        if which is None:  # the root has returned
+            self._hears[role] = False
+        elif role == "student":
+            site = self.sites[which]
+            bits = self._bits["student"]
+            if isinstance(site.module, BinaryProbabilities):
+                keep = _keep(inputs[0])
+                bits[which] = attention_argument(site.module, inputs[0][:keep]) >= 0
+            else:
+                keep = _keep(output)
+                bits[which] = by_channel(output[:keep], site) >= 0
+        else:
+            for site_id, twin in self._twins.items():
+                if id(twin.module) == which:
+                    value = _teacher_value(twin, inputs[0], output, self.sites[site_id])
+                    if value is not None:
+                        self._bits["teacher"][site_id] = value >= 0
+
+
+@final
+class _RootTap:
+    """A forward pre-hook that notes which images a model starts on; dead in copies, like base.Tap."""
+
+    def __init__(
+        self,
+        listener: TwinListener | None = None,
+        root: nn.Module | None = None,
+        role: str = "student",
+    ) -> None:
+        self._listener = None if listener is None else weakref.ref(listener)
+        self._root = None if root is None else weakref.ref(root)
+        self._role = role
+
+    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        listener = None if self._listener is None else self._listener()
+        if listener is None or self._root is None or self._root() is not module:
+            return
+        if self._role == "student" and not (module.training and torch.is_grad_enabled()):
+            return
+        if inputs and isinstance(inputs[0], Tensor):
+            listener.begin(self._role, inputs[0])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _RootTap:
+        return _RootTap()
+
+    def __reduce__(self) -> tuple[type[_RootTap], tuple[()]]:
+        return _RootTap, ()
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and a.device == b.device and bool((a == b).all())
+
+
+def _keep(x: Tensor) -> int:
+    return max(1, min(_IMAGES, _VALUES // max(1, math.prod(x.shape[1:]))))
+
+
+def _submodule(root: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return root.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _find_twin(site: Site, teacher: nn.Module) -> _Twin | None:
+    path, _, last = site.name.rpartition(".")
+    if last == "sign":
+        linear = _submodule(teacher, path)
+        return _Twin(linear, "input") if isinstance(linear, nn.Linear) else None
+    attention = _submodule(teacher, path)
+    qkv = getattr(attention, "qkv", None)
+    known = isinstance(qkv, nn.Linear) and isinstance(getattr(attention, "num_heads", None), int)
+    if not known or last not in ("q_sign", "k_sign", "v_sign", "probabilities"):
+        return None
+    assert qkv is not None
+    return _Twin(qkv, last[0] if last != "probabilities" else last, attention)
+
+
+def _teacher_value(twin: _Twin, inputs: Tensor, output: Tensor, site: Site) -> Tensor | None:
+    """Return the float counterpart of a site's argument, (elements, C); its sign is what is compared."""
+    if twin.part == "input":
+        if inputs.shape[-1] != site.shape[0]:
+            return None
+        return by_channel(inputs[: _keep(inputs)], site)
+    attention = twin.attention
+    assert attention is not None
+    heads: Any = attention.num_heads
+    if output.shape[-1] % (3 * heads):
+        return None
+    batch, tokens, _ = output.shape
+    if twin.part == "probabilities":
+        keep = max(1, min(_IMAGES, _VALUES // (heads * tokens * tokens)))
+    else:
+        keep = _keep(output[..., : output.shape[-1] // 3])
+    qkv = output[:keep].unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.unbind(0)  # (B, h, N, d) each
+    q, k = _normed(attention, "q_norm", q), _normed(attention, "k_norm", k)
+    if twin.part == "probabilities":
+        scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
+        with torch.autocast(q.device.type, enabled=False):
+            scores = (q.float() * scale) @ k.float().transpose(-2, -1)
+        value = scores.softmax(dim=-1) - 1 / tokens
+        return value.movedim(1, -1).reshape(-1, heads)
+    part = {"q": q, "k": k, "v": v}[twin.part]
+    if heads * part.shape[-1] != site.shape[0]:
+        return None
+    return part.transpose(1, 2).reshape(-1, site.shape[0])
+
+
+def _normed(attention: nn.Module, name: str, x: Tensor) -> Tensor:
+    norm = getattr(attention, name, None)
+    return norm(x) if isinstance(norm, nn.Module) and not isinstance(norm, nn.Identity) else x

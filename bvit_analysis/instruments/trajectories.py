@@ -1,0 +1,141 @@
+"""Exact trajectories of a few weights of each site: latent value, gradient and sign, step by step."""
+
+from __future__ import annotations
+
+import weakref
+import zlib
+from typing import Any, final
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.hooks import RemovableHandle
+
+from bvit_analysis.instruments.base import Instrument, Rows
+from bvit_analysis.instruments.counters import SignTracker
+from bvit_analysis.sites import Site
+
+
+@final
+class TrajectoryInstrument(Instrument):
+    """Records latent weight, gradient and effective sign of a fixed random sample of each site's weights.
+
+    The gradient is what the optimizer was given (unscaled, clipped, with its regularization) where the watch knows
+    the optimizer, else the sum of the backward passes as it stood after the last one. It is NaN where there was none.
+
+    Args:
+        sites: Weight sites by site_id.
+        every: Steps between rows.
+        number: Weights a site.
+        seed: Chooses the sample, together with the site's name; no global generator is used.
+        tracker: Where the present signs are.
+    """
+
+    def __init__(
+        self, sites: dict[int, Site], *, every: int, number: int, seed: int, tracker: SignTracker
+    ) -> None:
+        super().__init__(every)
+        self.sites = list(sites.values())
+        self.tracker = tracker
+        drawn = [
+            _draw(stop - start, number, seed, site.name)
+            for site, (start, stop) in zip(self.sites, tracker.spans, strict=True)
+        ]
+        device = tracker.device
+        self._index = [torch.from_numpy(index).to(device) for index in drawn]
+        starts = [start for start, _ in tracker.spans]
+        places = [index + start for index, start in zip(drawn, starts, strict=True)]
+        self._places = torch.from_numpy(np.concatenate([np.zeros(0, np.int64), *places])).to(device)
+        self._site_id = np.repeat(list(sites), [len(index) for index in drawn]).astype(np.int16)
+        self._weight = np.concatenate([np.zeros(0, np.int64), *drawn])
+        self._nothing = [torch.full((len(i),), torch.nan, device=device) for i in self._index]
+        self._gradient = list(self._nothing)
+        self._rows: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def hook_gradients(self) -> list[RemovableHandle]:
+        """Gather gradients as the backward pass finishes them, for loops whose optimizer is not known."""
+        return [
+            site.latent.register_post_accumulate_grad_hook(_GradientTap(self, position))
+            for position, site in enumerate(self.sites)
+            if site.latent is not None and site.latent.requires_grad
+        ]
+
+    @torch.no_grad()
+    def gather(self, position: int, gradient: Tensor | None) -> None:
+        """Keep the sampled weights' part of a site's gradient."""
+        if gradient is not None and self.is_due(self.tracker.steps + 1):
+            sampled = gradient.reshape(-1).index_select(0, self._index[position])
+            self._gradient[position] = sampled.float()
+
+    def gather_all(self) -> None:
+        """Keep the sampled weights' part of all gradients, as they are now."""
+        if self.is_due(self.tracker.steps + 1):
+            for position, site in enumerate(self.sites):
+                if site.latent is not None:
+                    self.gather(position, site.latent.grad)
+
+    @torch.no_grad()
+    def record(self, rows: Rows) -> None:
+        if not len(self._weight):
+            return
+        latent = torch.cat(
+            [
+                (site.effective() if site.latent is None else site.latent)
+                .reshape(-1)
+                .index_select(0, index)
+                .float()
+                for site, index in zip(self.sites, self._index, strict=True)
+            ]
+        )
+        signs = self.tracker.signs(self._places)
+        gradient = torch.cat(self._gradient)
+        self._gradient = list(self._nothing)
+        self._rows.append(
+            (rows.step, latent.cpu().numpy(), gradient.cpu().numpy(), signs.cpu().numpy())
+        )
+
+    def drain(self) -> dict[str, Any]:
+        """Return the rows since the last call as columns, or nothing."""
+        if not self._rows:
+            return {}
+        rows, self._rows = self._rows, []
+        number = len(rows)
+        return {
+            "step": np.repeat([row[0] for row in rows], len(self._weight)),
+            "site_id": np.tile(self._site_id, number),
+            "index": np.tile(self._weight, number),
+            "latent": np.concatenate([row[1] for row in rows]),
+            "gradient": np.concatenate([row[2] for row in rows]),
+            "sign": np.concatenate([row[3] for row in rows]),
+        }
+
+    def forget(self) -> None:
+        """Drop rows that were not drained and gradients of an unfinished step."""
+        self._rows = []
+        self._gradient = list(self._nothing)
+
+
+@final
+class _GradientTap:
+    """A gradient hook that holds its instrument weakly; dead in copies."""
+
+    def __init__(self, instrument: TrajectoryInstrument | None = None, position: int = 0) -> None:
+        self._instrument = None if instrument is None else weakref.ref(instrument)
+        self._position = position
+
+    def __call__(self, parameter: Tensor) -> None:
+        instrument = None if self._instrument is None else self._instrument()
+        if instrument is not None:
+            instrument.gather(self._position, parameter.grad)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _GradientTap:
+        return _GradientTap()
+
+    def __reduce__(self) -> tuple[type[_GradientTap], tuple[()]]:
+        return _GradientTap, ()
+
+
+def _draw(size: int, number: int, seed: int, name: str) -> np.ndarray:
+    generator = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    index = generator.choice(size, min(number, size), replace=False, shuffle=False)
+    return np.sort(index).astype(np.int64)
