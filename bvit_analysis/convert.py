@@ -89,13 +89,20 @@ def binarize(model: nn.Module, recipe: str | Recipe = "binaryvit") -> Conversion
     report = ConversionReport(recipe=recipe)
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     for index, block in enumerate(model.blocks):
+        assert isinstance(block, Block)
+        assert isinstance(block.attn, Attention)
         path = f"blocks.{index}"
         block.attn = _binary_attention(block.attn, f"{path}.attn", recipe, tokens, report)
         mlp = block.mlp
+        assert isinstance(mlp, Mlp)
+        assert isinstance(mlp.fc1, nn.Linear)
+        assert isinstance(mlp.fc2, nn.Linear)
         # With RPReLU the nonlinearity lives in the linear; otherwise the model's own stays where it was.
         slope = 0.25
-        mlp.fc1 = _binary_linear(mlp.fc1, f"{path}.mlp.fc1", recipe, slope, report)
-        mlp.fc2 = _binary_linear(mlp.fc2, f"{path}.mlp.fc2", recipe, 1.0, report)
+        fc1 = _binary_linear(mlp.fc1, f"{path}.mlp.fc1", recipe, slope, report)
+        fc2 = _binary_linear(mlp.fc2, f"{path}.mlp.fc2", recipe, 1.0, report)
+        mlp.add_module("fc1", fc1)
+        mlp.add_module("fc2", fc2)
         if recipe.rprelu:
             mlp.act = nn.Identity()
             report.converted[f"{path}.mlp.act"] = "Identity: RPReLU inside fc1 takes its place"
@@ -176,6 +183,7 @@ def build_model(
         **changes,
     )
     _check_supported(model)
+    assert isinstance(model, VisionTransformer)
     return model
 
 
@@ -227,6 +235,7 @@ def _binary_sign(name: str, dim: int, recipe: Recipe) -> BinarySign:
 def _binary_linear(
     linear: nn.Linear, name: str, recipe: Recipe, slope: float, report: ConversionReport
 ) -> BinaryLinear:
+    assert isinstance(linear.weight, nn.Parameter)
     layer = BinaryLinear(
         linear.weight,
         linear.bias,

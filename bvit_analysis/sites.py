@@ -79,7 +79,7 @@ def find_sites(
                 kind="weight",
                 module=module,
                 shape=tuple(module.weight.shape),
-                effective_sign=BinaryLinear.latent,
+                effective_sign=_latent,
                 latent=module.weight,
                 centred=module.centred,
             )
@@ -95,6 +95,11 @@ def find_sites(
             seen.add(site.latent.data_ptr())
         sites.append(site)
     return sites
+
+
+def _latent(module: nn.Module) -> Tensor:
+    assert isinstance(module, BinaryLinear)
+    return module.latent()
 
 
 def _foreign_site(name: str, module: nn.Module, function: EffectiveSign) -> Site:

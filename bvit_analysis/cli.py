@@ -1,0 +1,329 @@
+"""The command line: each subcommand is a few lines over a function of the library."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from bvit_analysis.config import RECIPES, RunConfig, get_recipe, get_scale, with_overrides
+from bvit_analysis.errors import BvitError, ConfigError, RunError, SuiteError
+from bvit_analysis.records import check_name, find_runs, load_run
+
+SEEDS = {"smoke": 1, "laptop": 3, "bench": 5, "imagenet": 1}
+"Seeds of an ablation at each scale, where --seeds does not say."
+
+_PAPER = (
+    "Binary Vision Transformers, watched while they train. Reproduces the analyses of arXiv 2305.14730 (not the other"
+    " BinaryViT, 2306.16678); GRS and ASM are reconstructions, as the paper's equations are not public."
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; mistakes print one line and give exit code 2.
+
+    Args:
+        arguments: What follows ``bvit``; by default those of the process.
+
+    Returns:
+        0 if done, 1 if a notebook failed, 2 for a mistake or a fault, 130 and 143 after SIGINT and SIGTERM.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.function(options))
+    except BvitError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on where this one stopped", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="bvit", description=_PAPER)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    train = _command(
+        commands, "train", _train, "train and record one run; the same command resumes it"
+    )
+    train.add_argument(
+        "--recipe",
+        default="binaryvit",
+        help=f"one of {', '.join(RECIPES)}, or 'float' (default: binaryvit)",
+    )
+    train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    train.add_argument(
+        "--run-id", default="", help="name of the run's folder (default: RECIPE-seedSEED)"
+    )
+    _scale_arguments(train)
+
+    ablate = _command(
+        commands, "ablate", _ablate, "train every recipe with every seed over one float teacher"
+    )
+    _grid_arguments(ablate)
+    _scale_arguments(ablate)
+
+    notebooks = _command(
+        commands, "notebooks", _notebooks, "execute the analysis notebooks over recorded runs"
+    )
+    notebooks.add_argument(
+        "runs", nargs="+", type=Path, help="run folders, or folders that hold some"
+    )
+    _notebook_arguments(notebooks)
+    notebooks.add_argument(
+        "--out",
+        type=Path,
+        default=Path("executed"),
+        help="folder for executed notebooks (default: executed)",
+    )
+
+    report = _command(
+        commands, "report", _report, "write one offline HTML gallery of executed notebooks"
+    )
+    report.add_argument("executed", type=Path, help="folder that 'bvit notebooks' wrote")
+    report.add_argument(
+        "--out", type=Path, default=Path("report"), help="folder for the report (default: report)"
+    )
+    report.add_argument(
+        "--runs", nargs="*", type=Path, default=[], help="run folders for the table on top"
+    )
+
+    costs = _command(
+        commands, "costs", _costs, "print parameters, bytes and operations of a model per site"
+    )
+    costs.add_argument("model", help="timm's model name, for example deit_small_patch16_224")
+    costs.add_argument(
+        "--recipe", default="baseline", help="recipe, or 'float' (default: baseline)"
+    )
+    costs.add_argument(
+        "--img-size", type=int, default=0, help="side of the image, pixels (default: timm's)"
+    )
+    costs.add_argument("--num-classes", type=int, default=1000, help="classes (default: 1000)")
+    costs.add_argument(
+        "--sites", action="store_true", help="print every site, not the sums by kind alone"
+    )
+
+    reproduce = _command(
+        commands, "reproduce", _reproduce, "ablate, execute the notebooks, write the report"
+    )
+    _grid_arguments(reproduce)
+    _notebook_arguments(reproduce)
+    _scale_arguments(reproduce)
+    return parser
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: object,
+    text: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser.set_defaults(function=function)
+    return parser
+
+
+def _scale_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--scale",
+        default="laptop",
+        help="how much work: smoke (seconds), laptop (minutes on 2 cores), bench (a GPU), imagenet (default: laptop)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs"),
+        help="parent folder of the scale's runs (default: runs)",
+    )
+    parser.add_argument(
+        "--data", default="", help="folder of the data set (default: the embedded Fashion-MNIST)"
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field, for example training.steps=200 or recipe.shift=static; may be given again",
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _grid_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipes",
+        default=",".join(RECIPES),
+        help="recipes, separated by commas (default: all four)",
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=0, help="how many seeds (default: 1 smoke, 3 laptop, 5 bench)"
+    )
+    parser.add_argument(
+        "--jobs", type=int, default=0, help="runs at a time (default: as the cores allow)"
+    )
+
+
+def _notebook_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--notebooks",
+        type=Path,
+        default=Path("notebooks"),
+        help="folder of the notebooks, or one notebook (default: notebooks)",
+    )
+    parser.add_argument(
+        "--parameter",
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the notebooks, typed as they declare it; may be given again",
+    )
+    parser.add_argument("--at-once", type=int, default=2, help="notebooks at a time (default: 2)")
+    parser.add_argument(
+        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
+    )
+
+
+def _config(options: argparse.Namespace, recipe: str, seed: int) -> RunConfig:
+    base = get_scale(options.scale)
+    if options.data:
+        base = dataclasses.replace(base, data=dataclasses.replace(base.data, root=options.data))
+    chosen = None if recipe == "float" else get_recipe(recipe)
+    return with_overrides(dataclasses.replace(base, recipe=chosen, seed=seed), options.set)
+
+
+def _train(options: argparse.Namespace) -> int:
+    name = options.run_id or f"{options.recipe}-seed{options.seed}"
+    check_name(name)
+    config = _config(options, options.recipe, options.seed)
+    from bvit_analysis.train import train  # torch and timm take seconds; checks come first
+
+    folder = train(config, options.out / options.scale / name, progress=not options.quiet)
+    _print_results([folder])
+    return 0
+
+
+def _ablate(options: argparse.Namespace) -> int:
+    _print_results(_run_grid(options))
+    return 0
+
+
+def _run_grid(options: argparse.Namespace) -> list[Path]:
+    recipes = [name.strip() for name in options.recipes.split(",") if name.strip()]
+    if not recipes:
+        raise ConfigError(f"--recipes names none; expected some of {', '.join(RECIPES)}")
+    for name in recipes:
+        get_recipe(name)
+    base = _config(options, recipes[0], 0)
+    from bvit_analysis.sweep import ablate
+
+    return ablate(
+        base,
+        options.out / options.scale,
+        recipes=recipes,
+        seeds=range(options.seeds or SEEDS[options.scale]),
+        jobs_at_once=options.jobs or None,
+        progress=not options.quiet,
+    )
+
+
+def _notebooks(options: argparse.Namespace) -> int:
+    runs = _expand(options.runs)
+    return _execute(options, runs, options.out)
+
+
+def _execute(options: argparse.Namespace, runs: list[Path], out: Path) -> int:
+    from bvit_analysis import suite
+    from bvit_analysis.parameters import parse_assignments
+
+    found = (
+        [options.notebooks]
+        if options.notebooks.suffix == ".ipynb"
+        else suite.discover_notebooks(options.notebooks)
+    )
+    jobs = suite.plan(found, runs, parse_assignments(options.parameter))
+    statuses = suite.execute(
+        jobs,
+        out,
+        jobs_at_once=options.at_once,
+        cell_timeout_s=options.timeout,
+        progress=not getattr(options, "quiet", False),
+    )
+    for status in statuses:
+        print(
+            f"{status.state:<12} {status.seconds:6.1f} s  {status.name}  {status.error or ''}".rstrip()
+        )
+    return suite.exit_code(statuses)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bvit_analysis.report import build_report
+
+    print(build_report(options.executed, options.out, runs=_expand(options.runs) or None))
+    return 0
+
+
+def _costs(options: argparse.Namespace) -> int:
+    recipe = None if options.recipe == "float" else get_recipe(options.recipe)
+    from bvit_analysis.config import ModelConfig
+    from bvit_analysis.convert import binarize, build_model
+    from bvit_analysis.costs import model_cost
+
+    size = options.img_size or None
+    model = build_model(
+        ModelConfig(name=options.model), img_size=size, in_chans=3, num_classes=options.num_classes
+    )
+    if recipe:
+        binarize(model, recipe)
+    cost = model_cost(model, img_size=size)
+    if options.sites:
+        print(cost.table.to_string(index=False))
+    print(cost.summary())
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    started = time.monotonic()
+    if not options.notebooks.exists():
+        raise SuiteError(
+            f"no notebooks at {options.notebooks.absolute()}; run from the project's folder, or give --notebooks"
+        )
+    runs = _run_grid(options)
+    _print_results(runs)
+    out = options.out / options.scale
+    code = _execute(options, runs, out / "notebooks")
+    from bvit_analysis.report import build_report
+
+    path = build_report(out / "notebooks", out / "report", runs=runs)
+    print(f"done in {time.monotonic() - started:.0f} s; open the report:\n{path.absolute()}")
+    return code
+
+
+def _expand(paths: Sequence[Path]) -> list[Path]:
+    """Turn folders of runs into their runs; a folder without any is a mistake."""
+    found: list[Path] = []
+    for path in paths:
+        runs = [path] if (path / "run.json").exists() else find_runs(path)
+        if not runs:
+            raise RunError(
+                f"no run folder at {path} or in it; 'bvit train' and 'bvit ablate' make some"
+            )
+        found += runs
+    return found
+
+
+def _print_results(folders: Sequence[Path]) -> None:
+    for folder in folders:
+        run = load_run(folder)
+        result = run.result or {}
+        accuracy = result.get("test_accuracy")
+        shown = (
+            f"{accuracy:.2%} of {result['test_count']}" if accuracy is not None else "not finished"
+        )
+        print(f"{run.run_id:<24} {run.state:<12} test accuracy {shown}  {folder}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
