@@ -82,7 +82,7 @@ class Recipe:
     "Channels per hidden unit of the 'bottleneck' shift."
     regularization: Literal["none", "resilient", "bin_centre", "double_well"] = "none"
     "The gradient regularization term, our reconstruction of GRS (2305.14730); see regularization.py."
-    regularization_strength: float = 1.0
+    regularization_strength: float = 0.3
     "Multiplies the term; its unit depends on the term, see regularization.py."
     regularization_mode: Literal["coupled", "decoupled"] = "coupled"
     "Coupled adds the term to the gradient before Adam; decoupled moves the weight by lr times the term."
@@ -287,8 +287,8 @@ SCALES: dict[str, RunConfig] = {
     "laptop": RunConfig(
         scale="laptop",
         model=_SMALL_VIT,
-        training=TrainingConfig(steps=1200),
-        teacher=TrainingConfig(steps=1200),
+        training=TrainingConfig(steps=800, learning_rate=2e-3),
+        teacher=TrainingConfig(steps=1000, learning_rate=2e-3),
     ),
     "bench": RunConfig(
         scale="bench",
