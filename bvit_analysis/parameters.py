@@ -1,0 +1,398 @@
+"""The typed parameters a notebook declares, and the values a person gives for them.
+
+A notebook declares its parameters in one code cell tagged ``parameters``: plain assignments, each with
+an annotation and a comment, which is the one source of names, types and help. Nothing is executed here.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import importlib.util
+import io
+import json
+import keyword
+import math
+import numbers
+import os
+import re
+import tokenize
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bvit_analysis.errors import MissingExtraError, SuiteError, unknown_name
+
+INSTALL_NOTEBOOKS = "pip install 'bvit_analysis[notebooks]'"
+_LISTS = ("list", "List", "Sequence", "tuple", "Tuple")
+_MAPPINGS = ("dict", "Dict", "Mapping")
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)")
+
+
+class ParameterText(str):
+    """A value as it was typed on a command line; each notebook's own schema says what it means."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """One name that a notebook can be given a value for."""
+
+    name: str
+    "A Python name."
+    type: str
+    "The annotation as written, for example 'list[str]'; of the default's type where there is none."
+    default: Any
+    "The literal in the notebook; None where it is not a literal."
+    help: str
+    "The comment behind it, may be empty."
+
+
+class _Mismatch(ValueError):
+    """A value does not fit an annotation."""
+
+
+def require_notebooks() -> None:
+    """Check that the packages that read and execute notebooks are there.
+
+    Raises:
+        MissingExtraError: If one is not; the text has the line that installs it.
+    """
+    for package in ("nbformat", "nbclient", "papermill", "ipykernel", "psutil"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"notebooks need the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"
+            )
+
+
+def read_notebook(path: Path) -> Any:
+    """Read a notebook of any nbformat version as version 4.
+
+    Raises:
+        SuiteError: If the file is missing or not a notebook.
+    """
+    require_notebooks()
+    import nbformat
+
+    if not path.is_file():
+        raise SuiteError(f"no notebook at {str(path)!r}; give the path of an .ipynb file")
+    try:
+        return nbformat.read(str(path), as_version=4)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:120]
+        raise SuiteError(f"{str(path)!r} is not a notebook that can be read: {reason}") from error
+
+
+def declared_parameters(notebook: Path) -> dict[str, Parameter]:
+    """Read the parameters that a notebook declares in its cell tagged ``parameters``.
+
+    Args:
+        notebook: Path of an ``.ipynb`` file.
+
+    Returns:
+        Name to parameter, in the order written; empty if the notebook has no such cell.
+
+    Raises:
+        SuiteError: If the file is not a notebook, has two such cells, or one that is not Python.
+    """
+    notebook = Path(notebook)
+    cells = [
+        cell
+        for cell in read_notebook(notebook).cells
+        if cell.cell_type == "code" and "parameters" in cell.metadata.get("tags", [])
+    ]
+    if len(cells) > 1:
+        raise SuiteError(
+            f"{str(notebook)!r} has {len(cells)} cells tagged 'parameters'; expected one"
+        )
+    if not cells:
+        return {}
+    source = str(cells[0].source)
+    try:
+        tree = ast.parse(source)
+    except SyntaxError as error:
+        raise SuiteError(
+            f"the 'parameters' cell of {str(notebook)!r} is not plain Python (line {error.lineno}); "
+            "write assignments only"
+        ) from error
+    comments = _comments(source)
+    found: dict[str, Parameter] = {}
+    for statement in tree.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name, kind = statement.target.id, ast.unparse(statement.annotation)
+            default = _literal(statement.value)
+        elif (
+            isinstance(statement, ast.Assign)
+            and len(statement.targets) == 1
+            and isinstance(statement.targets[0], ast.Name)
+        ):
+            name, default = statement.targets[0].id, _literal(statement.value)
+            kind = "object" if default is None else type(default).__name__
+        else:
+            continue
+        if kind.startswith(("'", '"')):  # a quoted annotation
+            kind = str(ast.literal_eval(kind))
+        line = statement.end_lineno or statement.lineno
+        found[name] = Parameter(name=name, type=kind, default=default, help=comments.get(line, ""))
+    return found
+
+
+def _comments(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {
+        token.start[0]: token.string.lstrip("# ").strip()
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
+
+
+def _literal(node: ast.expr | None) -> Any:
+    try:
+        return None if node is None else ast.literal_eval(node)
+    except ValueError:
+        return None
+
+
+def check_parameter_name(name: str) -> str:
+    """Return a name that may be injected into a notebook.
+
+    Raises:
+        SuiteError: If it is not a Python name, or is a keyword or the name of a builtin.
+    """
+    if not name.isidentifier() or keyword.iskeyword(name) or name.startswith("__"):
+        raise SuiteError(
+            f"parameter name {name!r} cannot be used; expected a plain Python name such as 'site'"
+        )
+    if hasattr(builtins, name):
+        raise SuiteError(f"parameter name {name!r} is the name of a Python builtin; rename it")
+    return name
+
+
+def parse_assignments(texts: Iterable[str]) -> dict[str, ParameterText]:
+    """Split ``name=value`` texts of a command line, leaving the typing to each notebook's schema.
+
+    Args:
+        texts: For example ``["site=blocks.0.mlp.fc1", "top=5"]``.
+
+    Raises:
+        SuiteError: If there is no ``=``, a name is not a Python name, or a name is given twice.
+
+    Example:
+        >>> parse_assignments(["rate=1e-3", "label=a=b"])
+        {'rate': '1e-3', 'label': 'a=b'}
+    """
+    values: dict[str, ParameterText] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator:
+            raise SuiteError(f"expected a parameter as name=value, got {text!r}")
+        name = check_parameter_name(name.strip())
+        if name in values:
+            raise SuiteError(f"parameter {name!r} is given twice; give it once")
+        values[name] = ParameterText(value)
+    return values
+
+
+def parse_parameter(parameter: Parameter, text: str) -> Any:
+    """Read the text of one value as the type its notebook declares, so that 007 stays a string for str.
+
+    Args:
+        parameter: The declaration.
+        text: As typed; lists are separated by commas or written as JSON, None is ``none``.
+
+    Raises:
+        SuiteError: If the text is not such a value.
+
+    Example:
+        >>> rate = Parameter(name="rate", type="float", default=0.1, help="")
+        >>> parse_parameter(rate, "1e-3")
+        0.001
+    """
+    try:
+        return _from_text(_annotation(parameter.type), text)
+    except _Mismatch as error:
+        raise _ill_typed(parameter, text) from error
+
+
+def check_parameter(parameter: Parameter, value: Any) -> Any:
+    """Return a value as plain JSON-ready data of the declared type, or refuse it.
+
+    Args:
+        parameter: The declaration.
+        value: A Python value; tuples become lists, NumPy numbers Python numbers, paths strings.
+
+    Raises:
+        SuiteError: If the value is of another type.
+    """
+    if isinstance(value, ParameterText):
+        return parse_parameter(parameter, str(value))
+    try:
+        return _from_value(_annotation(parameter.type), value)
+    except _Mismatch as error:
+        raise _ill_typed(parameter, value) from error
+
+
+def resolve_parameters(
+    schemas: Mapping[str, Mapping[str, Parameter]], values: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Give each notebook the values it declares, refusing names that none of them declares.
+
+    Args:
+        schemas: Notebook name to its declared parameters.
+        values: Parameter name to value, for all notebooks together.
+
+    Returns:
+        Notebook name to its own checked values.
+
+    Raises:
+        SuiteError: If a name is unknown (the nearest right one is named) or a value is ill-typed.
+    """
+    known = sorted({name for schema in schemas.values() for name in schema} - {"runs"})
+    for name in values:
+        check_parameter_name(name)
+        if name == "runs":
+            raise SuiteError(
+                "the parameter 'runs' is filled with the chosen run folders; "
+                "choose runs instead of setting it"
+            )
+        if name not in known:
+            raise SuiteError(unknown_name("notebook parameter", name, known))
+    return {
+        notebook: {
+            name: check_parameter(schema[name], value)
+            for name, value in values.items()
+            if name in schema
+        }
+        for notebook, schema in schemas.items()
+    }
+
+
+def _ill_typed(parameter: Parameter, value: Any) -> SuiteError:
+    given = f"{str(value)!r}" if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
+    return SuiteError(
+        f"parameter {parameter.name!r} must be of type {parameter.type}, got {given}; "
+        f"an example is its default {parameter.default!r}"
+    )
+
+
+def _annotation(kind: str) -> ast.expr:
+    try:
+        return ast.parse(kind, mode="eval").body
+    except SyntaxError as error:
+        raise _Mismatch(kind) from error
+
+
+def _options(kind: ast.expr) -> list[ast.expr] | None:
+    """Return the members of a union, None first and str last, or None if it is not a union."""
+    if isinstance(kind, ast.BinOp) and isinstance(kind.op, ast.BitOr):
+        members = [
+            member for side in (kind.left, kind.right) for member in (_options(side) or [side])
+        ]
+    elif _base(kind) == "Optional" and isinstance(kind, ast.Subscript):
+        members = [kind.slice, ast.Constant(None)]
+    elif _base(kind) == "Union" and isinstance(kind, ast.Subscript):
+        members = _arguments(kind)
+    else:
+        return None
+    order = {"None": 0, "str": 2}
+    return sorted(members, key=lambda member: order.get(ast.unparse(member), 1))
+
+
+def _base(kind: ast.expr) -> str:
+    if isinstance(kind, ast.Subscript):
+        return _base(kind.value)
+    if isinstance(kind, ast.Attribute):
+        return kind.attr
+    return kind.id if isinstance(kind, ast.Name) else str(getattr(kind, "value", ""))
+
+
+def _arguments(kind: ast.expr) -> list[ast.expr]:
+    if not isinstance(kind, ast.Subscript):
+        return []
+    inner = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+    return [item for item in inner if not (isinstance(item, ast.Constant) and item.value is ...)]
+
+
+def _from_value(kind: ast.expr, value: Any) -> Any:
+    members = _options(kind)
+    if members is not None:
+        return _first(_from_value, members, value)
+    base, inner = _base(kind), _arguments(kind)
+    if base in ("object", "Any"):
+        return _json(value)
+    if base == "None" and value is None:
+        return None
+    if base == "bool" and isinstance(value, bool):
+        return value
+    if base == "int" and isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    if base == "float" and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
+    if base == "str" and isinstance(value, str | os.PathLike):
+        return str(os.fspath(value))
+    if base == "Literal" and any(
+        value == option and type(value) is type(option) for option in _choices(inner)
+    ):
+        return value
+    if base in _LISTS and isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_from_value(inner[0] if inner else ast.Name("object"), item) for item in value]
+    if base in _MAPPINGS and isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
+        kinds = inner[1] if len(inner) == 2 else ast.Name("object")
+        return {str(key): _from_value(kinds, item) for key, item in value.items()}
+    raise _Mismatch(base)
+
+
+def _from_text(kind: ast.expr, text: str) -> Any:
+    members = _options(kind)
+    if members is not None:
+        return _first(_from_text, members, text)
+    base, word = _base(kind), text.strip()
+    if base == "str":
+        return text
+    if base == "None" and word.lower() in ("none", "null"):
+        return None
+    if base == "bool" and word.lower() in _TRUE + _FALSE:
+        return word.lower() in _TRUE
+    if base == "int" and _INTEGER.fullmatch(word):
+        return int(word)
+    if base == "float" and _REAL.fullmatch(word):
+        return float(word)
+    if base == "Literal":
+        for option in _choices(_arguments(kind)):
+            if word == str(option):
+                return option
+    if base in _LISTS and not word.startswith("["):
+        inner = _arguments(kind)
+        each = inner[0] if inner else ast.Name("str")
+        return [_from_text(each, item.strip()) for item in word.split(",")] if word else []
+    if base in (*_LISTS, *_MAPPINGS, "object", "Any"):
+        try:
+            return _from_value(kind, json.loads(word))
+        except ValueError:  # also what a mismatch is
+            if base in ("object", "Any"):
+                return text
+    raise _Mismatch(base)
+
+
+def _first(read: Any, members: list[ast.expr], value: Any) -> Any:
+    for member in members:
+        try:
+            return read(member, value)
+        except _Mismatch:
+            continue
+    raise _Mismatch(value)
+
+
+def _choices(nodes: list[ast.expr]) -> list[Any]:
+    return [node.value for node in nodes if isinstance(node, ast.Constant)]
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return value
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError) as error:
+        raise _Mismatch(value) from error
