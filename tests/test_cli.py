@@ -138,7 +138,10 @@ def test_unknown_and_ill_typed_notebook_parameter(capsys, tmp_path):
     base = ["notebooks", folder, "--out", tmp_path / "executed", "--parameter"]
     assert_refused(capsys, tmp_path, [*base, "windwo=5"], "windwo")
     assert_refused(
-        capsys, tmp_path, ["notebooks", tmp_path / "none", "--out", tmp_path / "executed"], "make runs with"
+        capsys,
+        tmp_path,
+        ["notebooks", tmp_path / "none", "--out", tmp_path / "executed"],
+        "make runs with",
     )
 
 

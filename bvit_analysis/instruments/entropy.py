@@ -117,7 +117,7 @@ def attention_argument(module: BinaryProbabilities, scores: Tensor) -> Tensor:
     """Return what a binarized attention compares with 0, (elements, heads), from scores (B, h, N, N)."""
     x = scores.float()
     if module.kind != "boolean":
-        x = x.softmax(dim=-1) - module.log_scale.float().exp() / 2
+        x = x.softmax(dim=-1) - module.scale().float() / 2
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
