@@ -1,0 +1,411 @@
+"""Figures of weight flips: how many, where, which weights, how soon they return, and single weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+
+from bvit_analysis import tables
+from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.plots import style
+from bvit_analysis.plots.series import (
+    STEP,
+    By,
+    Data,
+    last_values,
+    one_run,
+    over_steps,
+    site_data,
+)
+from bvit_analysis.records import Run
+from bvit_analysis.tables import chance
+
+FLIP_BACK_STEPS = (1, 5, 10, 50, 100)
+_NO_FLIPS = "No weight flips are recorded in these runs (yet)."
+_NO_TRAJECTORIES = "No trajectories of single weights are recorded in this run."
+_MOST_BINS = 45
+
+
+@style.bvit()
+def plot_flip_rate(
+    data: Data, *, ax: Axes | None = None, by: By | Literal["site"] = "recipe"
+) -> Axes:
+    """Draw flips per weight and step over training, on a logarithmic axis.
+
+    Args:
+        data: Run, runs, or a site_frame with flip_rate.
+        ax: Where to draw; None makes a figure.
+        by: 'recipe' averages seeds, 'run' keeps them apart (both over all weight sites), 'site'
+            draws each site of one run, colour by block and line by layer.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If ``by`` is unknown, or 'site' is asked of several runs.
+    """
+    frame = site_data(data, ["flip_rate"], kind="weight").dropna(subset=["flip_rate"])
+    ax = style.axes(ax)
+    if frame.empty:
+        return style.nothing(ax, _NO_FLIPS)
+    if by == "site":
+        _lines_by_site(ax, frame)
+        drawn = frame
+    else:
+        drawn = tables.mean_over_sites(frame, "flip_rate")
+        over_steps(ax, drawn, "flip_rate", by=by)
+    style.log_limits(ax, drawn["flip_rate"], fallback=(1e-4, 1e-1))
+    style.titles(ax, title="Flip rate", x=STEP, y="flips per weight and step")
+    return style.describe(
+        ax,
+        f"Flip rate over training, logarithmic. At the last step: {last_values(frame, 'flip_rate')}.",
+    )
+
+
+def _lines_by_site(ax: Axes, frame: pd.DataFrame) -> None:
+    if frame["run"].nunique() > 1:
+        raise ConfigError("by='site' needs one run, got several; choose one, for example runs[0]")
+    blocks, layers = sorted(frame["block"].unique()), list(dict.fromkeys(frame["layer"]))
+    colours = dict(zip(blocks, style.shades(len(blocks)), strict=True))
+    dashes = dict(zip(layers, ("-", "--", ":", "-.") * len(layers), strict=False))
+    for _, rows in frame.groupby("order", sort=True):
+        block, layer, site = (rows[name].iloc[0] for name in ("block", "layer", "site"))
+        ax.plot(
+            rows["step"],
+            rows["flip_rate"],
+            color=colours[block],
+            linestyle=dashes[layer],
+            linewidth=1.1,
+            label=str(site),
+        )
+    shown = [*blocks[:1], *blocks[1:-1][:: max(1, len(blocks) // 6)], *blocks[1:][-1:]]
+    handles = [style.key(f"block {block}", colours[block]) for block in shown]
+    handles += [style.key(style.clip(x, 24), "#333333", line=dashes[x]) for x in layers[:8]]
+    style.legend(ax, handles=handles)
+
+
+@style.bvit()
+def plot_flip_atlas(
+    run: Run | None,
+    *,
+    ax: Axes | None = None,
+    metric: str = "flip_rate",
+    limits: tuple[float, float] | None = None,
+    columns: int = 120,
+) -> Axes:
+    """Draw a measure of every weight site over training as a map of sites x steps.
+
+    Args:
+        run: One run; None draws a sentence.
+        ax: Where to draw; None makes a figure.
+        metric: A weight column of ``run.sites`` that is >= 0.
+        limits: Ends of the logarithmic colour scale, so that two maps can share it.
+        columns: At most so many columns; each is the mean of the steps in it.
+
+    Returns:
+        The axes; the colour bar is the last axes of its figure.
+
+    Raises:
+        ConfigError: If several runs are given.
+    """
+    run = one_run(run)
+    frame = tables.site_frame([run] if run else [], [metric], kind="weight").dropna(subset=[metric])
+    sites = frame.drop_duplicates("site").sort_values("order")["site"].tolist()
+    ax = style.axes(ax, height=min(9.0, 1.6 + 0.2 * max(8, len(sites))))
+    if run is None or frame.empty:
+        return style.nothing(ax, _NO_FLIPS)
+    steps = np.sort(frame["step"].unique())
+    groups = np.array_split(steps, min(columns, len(steps)))
+    group_of = {step: index for index, group in enumerate(groups) for step in group}
+    grid = (
+        frame.assign(column=frame["step"].map(group_of))
+        .pivot_table(index="site", columns="column", values=metric, aggfunc="mean", sort=False)
+        .reindex(index=sites, columns=range(len(groups)))
+        .to_numpy(dtype=float)
+    )
+    low, high = limits or colour_limits(run, metric)
+    # a step without any flip is drawn in the lowest colour: zero has no logarithm
+    drawn = np.where(np.isnan(grid), np.nan, np.maximum(grid, low))
+    edges = np.array([0 if i == 0 else groups[i - 1][-1] for i in range(len(groups))] + [steps[-1]])
+    mesh = ax.pcolormesh(
+        edges,
+        np.arange(len(sites) + 1) - 0.5,
+        drawn,
+        norm=LogNorm(low, high),
+        cmap=matplotlib.colormaps[style.SEQUENTIAL],
+        rasterized=True,
+    )
+    ax.grid(visible=False)
+    ax.invert_yaxis()
+    style.category_ticks(ax, sites)
+    owner = ax.get_figure(root=True)
+    if owner is not None:
+        label = "flips per weight and step" if metric == "flip_rate" else metric
+        bar = owner.colorbar(mesh, ax=ax, pad=0.01, label=label)
+        style.plain_log_ticks(bar.ax.yaxis)
+        style.literal(bar.ax)
+    style.titles(ax, title=f"{metric} by site: {run.label}", x=STEP)
+    most = sites[int(np.nanargmax(np.nanmean(grid, axis=1)))]
+    return style.describe(
+        ax,
+        f"Map of {metric} for {len(sites)} weight sites over {steps[-1]} steps of {run.label}; "
+        f"highest on average at {most}.",
+    )
+
+
+def colour_limits(runs: tables.Runs, metric: str = "flip_rate") -> tuple[float, float]:
+    """Return ends of a logarithmic colour scale that fits all these runs, at most three decades."""
+    frame = tables.site_frame(runs, [metric], kind="weight")
+    values = frame[metric].to_numpy(dtype=float)
+    values = values[np.isfinite(values) & (values > 0)]
+    if not values.size:
+        return 1e-4, 1e-1
+    high = float(np.quantile(values, 0.998))
+    low = max(float(np.quantile(values, 0.02)), high / 1000)
+    return (low, high) if low < high else (high / 10, high)
+
+
+@style.bvit()
+def plot_flip_distribution(
+    data: tables.Runs,
+    *,
+    ax: Axes | None = None,
+    site: str | None = None,
+    null: Literal["both", "poisson", "ar1", "none"] = "both",
+) -> Axes:
+    """Draw how many weights flipped how often in the whole run, against equally restless weights.
+
+    Two nulls have the mean of the data and no memory of which weight is which: Poisson (each step
+    is a fresh chance) and Gaussian AR(1) (a latent weight that wanders), simulated with its own
+    fixed seed. A longer tail than both says that flips gather in few weights.
+
+    Args:
+        data: Run or runs that have stopped; seeds of a recipe are pooled.
+        ax: Where to draw; None makes a figure.
+        site: One weight site; None takes all.
+        null: Which nulls to draw for the first recipe.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If ``null`` is unknown.
+    """
+    if null not in ("both", "poisson", "ar1", "none"):
+        raise ConfigError(unknown_name("null", null, ("both", "poisson", "ar1", "none")))
+    pooled: dict[str, list[np.ndarray]] = {}
+    length: dict[str, int] = {}
+    for run in tables.binary_runs(data):
+        for counts in tables.flip_counts(run, site=site).values():
+            pooled.setdefault(tables.recipe_of(run), []).append(counts["gross"].ravel())
+            length[tables.recipe_of(run)] = int(counts["steps"])
+    ax = style.axes(ax)
+    if not pooled:
+        return style.nothing(
+            ax, "No per-weight flip counts are stored: they are written when a run stops."
+        )
+    gross = {recipe: np.concatenate(parts) for recipe, parts in pooled.items()}
+    top = max(int(values.max()) for values in gross.values())
+    width = max(1, math.ceil((top + 1) / _MOST_BINS))
+    edges = np.arange(0, top + 1 + width, width)
+    centres = edges[:-1] + (width - 1) / 2
+    colours = style.colours(gross)
+    for recipe in tables.ordered(gross):
+        shares = np.histogram(gross[recipe], edges)[0] / gross[recipe].size
+        ax.stairs(
+            shares, edges - 0.5, color=colours[recipe], linewidth=1.5, label=style.clip(recipe)
+        )
+    first = tables.ordered(gross)[0]
+    mean = float(gross[first].mean())
+    if null in ("both", "poisson"):
+        law = np.add.reduceat(chance.poisson_shares(mean, int(edges[-1]) - 1), edges[:-1])
+        label = f"Poisson with the mean of {style.clip(first, 20)}"
+        ax.plot(centres, law, color=style.NULL_COLOUR, linestyle="--", linewidth=1.2, label=label)
+    if null in ("both", "ar1") and length[first]:
+        many = min(20_000, 20_000_000 // length[first] + 500)
+        walk = chance.ar1_flip_counts(mean / length[first], length[first], weights=many)
+        law = np.histogram(walk, edges)[0] / walk.size
+        law[law == 0] = np.nan  # beyond what the simulation resolves
+        label = f"AR(1) with the mean of {style.clip(first, 20)}"
+        ax.plot(centres, law, color=style.NULL_COLOUR, linestyle=":", linewidth=1.6, label=label)
+    smallest = min(1 / values.size for values in gross.values())
+    ax.set_yscale("log")
+    ax.set_ylim(0.6 * smallest, 1.5)
+    style.plain_log_ticks(ax.yaxis)
+    unit = "flips of a weight in the whole run" + (f" (bins of {width})" if width > 1 else "")
+    where = "all weight sites" if site is None else site
+    style.titles(ax, title=f"Who flips: {where}", x=unit, y="share of weights")
+    style.legend(ax)
+    means = ", ".join(f"{recipe} {gross[recipe].mean():.3g}" for recipe in tables.ordered(gross))
+    return style.describe(
+        ax,
+        f"Histogram of flips per weight with logarithmic shares. Mean flips: {means}; most of one "
+        f"weight: {top}.",
+    )
+
+
+@style.bvit()
+def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> Axes:
+    """Draw how likely a weight that flipped flips back within k steps, as last recorded.
+
+    Args:
+        data: Run, runs, or a site_frame with the flip_back columns and flip_rate.
+        ax: Where to draw; None makes a figure.
+        null: Also draw the Gaussian AR(1) weight of the first recipe's flip rate, and fair coins.
+
+    Returns:
+        The axes.
+    """
+    names = [f"flip_back_{k}" for k in FLIP_BACK_STEPS]
+    frame = site_data(data, [*names, "flip_rate"], kind="weight")
+    curves = flip_back_table(frame)
+    ax = style.axes(ax)
+    if curves.empty:
+        return style.nothing(ax, "No flip was followed long enough to say whether it flipped back.")
+    colours, markers = style.colours(curves["recipe"]), style.markers(curves["recipe"])
+    for recipe in tables.ordered(curves["recipe"]):
+        rows = curves[curves["recipe"] == recipe]
+        values = rows.groupby("k")["flip_back"].mean()
+        for _, seed in rows.groupby("run"):
+            ax.plot(seed["k"], seed["flip_back"], color=colours[recipe], alpha=0.25, linewidth=0.8)
+        ax.plot(
+            values.index,
+            values.to_numpy(),
+            color=colours[recipe],
+            marker=markers[recipe],
+            label=f"{style.clip(recipe, 30)} (n={rows['run'].nunique()})",
+        )
+    if null:
+        _draw_flip_back_nulls(ax, curves)
+    ax.set_xscale("log")
+    style.plain_log_ticks(ax.xaxis)
+    ax.set_xticks(FLIP_BACK_STEPS, [str(k) for k in FLIP_BACK_STEPS])
+    ax.set_ylim(0, 1.02)
+    style.titles(ax, title="Flip-back", x="within k steps", y="probability of flipping back")
+    style.legend(ax)
+    ten = curves[curves["k"] == 10].groupby("recipe")["flip_back"].mean()
+    text = ", ".join(f"{recipe} {ten[recipe]:.2f}" for recipe in tables.ordered(ten.index))
+    return style.describe(ax, f"Probability of flipping back within k steps. Within 10: {text}.")
+
+
+def flip_back_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return each run's flip-back probability in the last tenth of its rows, sites weighted by flips.
+
+    Args:
+        frame: A site_frame with the flip_back columns and flip_rate.
+
+    Returns:
+        Columns run, recipe, k, flip_back, flip_rate (late mean of the run).
+    """
+    parts = []
+    late = tables.late_rows(frame.dropna(subset=["flip_rate"]))
+    for run, rows in late.groupby("run"):
+        rate = float(np.average(rows["flip_rate"], weights=rows["n_weights"]))
+        for k in FLIP_BACK_STEPS:
+            known = rows.dropna(subset=[f"flip_back_{k}"])
+            flips = known["flip_rate"] * known["n_weights"]
+            if flips.sum() > 0:
+                value = float((known[f"flip_back_{k}"] * flips).sum() / flips.sum())
+                parts.append((run, rows["recipe"].iloc[0], k, value, rate))
+    return pd.DataFrame(parts, columns=["run", "recipe", "k", "flip_back", "flip_rate"])
+
+
+def _draw_flip_back_nulls(ax: Axes, curves: pd.DataFrame) -> None:
+    first = tables.ordered(curves["recipe"])[0]
+    rate = float(curves.loc[curves["recipe"] == first, "flip_rate"].mean())
+    wandering = chance.ar1_flip_back(rate, FLIP_BACK_STEPS)
+    if np.isfinite(wandering).all():
+        label = f"AR(1), rate of {style.clip(first, 20)}"
+        ax.plot(FLIP_BACK_STEPS, wandering, color=style.NULL_COLOUR, linestyle="--", label=label)
+    coins = chance.white_flip_back(FLIP_BACK_STEPS)
+    ax.plot(FLIP_BACK_STEPS, coins, color=style.NULL_COLOUR, linestyle=":", label="fair coins")
+
+
+@style.bvit()
+def plot_trajectories(
+    run: Run | None,
+    *,
+    ax: Axes | None = None,
+    site: str | None = None,
+    weights: int = 4,
+    values: Literal["latent", "gradient"] = "latent",
+    window: int | None = None,
+) -> Axes:
+    """Draw the recorded weights that flipped most, step by step, with a mark at each flip.
+
+    Args:
+        run: One run; None draws a sentence.
+        ax: Where to draw; None makes a figure.
+        site: One weight site; None takes all.
+        weights: How many weights to draw.
+        values: 'latent' draws the latent weight, 'gradient' its gradient.
+        window: Only the last so many steps; None draws all.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If several runs are given or ``values`` is unknown.
+    """
+    if values not in ("latent", "gradient"):
+        raise ConfigError(unknown_name("values", values, ("latent", "gradient")))
+    run = one_run(run)
+    ax = style.axes(ax)
+    if run is None:
+        return style.nothing(ax, _NO_TRAJECTORIES)
+    rows = run.trajectories
+    rows = rows[rows["site"] == site] if site is not None else rows
+    if window is not None and len(rows):
+        rows = rows[rows["step"] > rows["step"].max() - window]
+    ranked = most_flipping(rows).head(weights)
+    if ranked.empty:
+        return style.nothing(ax, _NO_TRAJECTORIES)
+    rows = rows.assign(site=rows["site"].astype(str))
+    for colour, which in zip(style.distinct(len(ranked)), ranked.to_dict("records"), strict=True):
+        one = rows[(rows["site"] == which["site"]) & (rows["index"] == which["index"])]
+        flipped = (one["sign"] != one["sign"].shift()) & one["sign"].shift().notna()
+        label = f"{style.clip(which['site'], 26)} [{which['index']}]: {which['flips']} flips"
+        ax.plot(one["step"], one[values], color=colour, linewidth=1.1, label=label)
+        ax.plot(
+            one.loc[flipped, "step"],
+            one.loc[flipped, values],
+            color=colour,
+            linestyle="none",
+            marker="o",
+            markersize=3.5,
+            markeredgecolor="white",
+            markeredgewidth=0.4,
+        )
+    ax.axhline(0.0, color="#333333", linewidth=0.9)
+    unit = "latent weight" if values == "latent" else "gradient of the loss"
+    style.titles(ax, title=f"Most flipping of the recorded weights: {run.label}", x=STEP, y=unit)
+    style.legend(ax, title="dot = sign change")
+    text = ", ".join(f"{w['site']} [{w['index']}] {w['flips']}" for w in ranked.to_dict("records"))
+    return style.describe(ax, f"The {unit} of single weights over steps; flips of each: {text}.")
+
+
+def most_flipping(trajectories: pd.DataFrame) -> pd.DataFrame:
+    """Rank recorded weights by their sign changes.
+
+    Args:
+        trajectories: As ``run.trajectories``.
+
+    Returns:
+        Columns site, index, flips, most flips first, ties in model order.
+    """
+    columns = ["site", "index", "flips"]
+    if trajectories.empty:
+        return pd.DataFrame(columns=columns)
+    rows = trajectories.sort_values(["site", "index", "step"], kind="stable")
+    keys = [rows["site"], rows["index"]]
+    before = rows.groupby(keys, observed=True)["sign"].shift()
+    changed = (before.notna() & (before != rows["sign"])).groupby(keys, observed=True).sum()
+    ranked = changed.rename("flips").reset_index()
+    ranked["site"] = ranked["site"].astype(str)
+    return ranked.sort_values("flips", ascending=False, kind="stable", ignore_index=True)[columns]

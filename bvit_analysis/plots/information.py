@@ -1,0 +1,239 @@
+"""Figures of what activations keep after their sign: entropy, error, agreement with the float twin."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bvit_analysis import tables
+from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.plots import style
+from bvit_analysis.plots.bimodality import histogram_table
+from bvit_analysis.plots.series import STEP, Data, last_values, over_steps, site_data
+from bvit_analysis.tables import chance
+
+Over = Literal["sites", "steps"]
+Kind = Literal["activation", "attention"]
+NEAR_CONSTANT_BITS = 0.5
+"A channel below this many bits is called near-constant."
+
+
+@style.bvit()
+def plot_sign_entropy(
+    data: Data,
+    *,
+    ax: Axes | None = None,
+    over: Over = "sites",
+    kind: Kind = "activation",
+    corrected: bool = True,
+) -> Axes:
+    """Draw the mean entropy of a channel's sign: per site late in training, or over training.
+
+    H = -p log2 p - (1-p) log2(1-p) of p = P(sign = +1), per channel first, then averaged.
+
+    Args:
+        data: Run, runs, or a site_frame with the column.
+        ax: Where to draw; None makes a figure.
+        over: 'sites' draws the last tenth of training site by site, 'steps' the mean over sites.
+        kind: 'activation', or 'attention' for the {0,1} attention bits.
+        corrected: With the Miller-Madow correction for the number of observations.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If ``over`` or ``kind`` is unknown.
+    """
+    name = "sign_entropy_bits" if corrected else "sign_entropy_plugin_bits"
+    return _draw(data, ax, name, over, kind, "Sign entropy", "bits per channel, 1 = balanced", None)
+
+
+@style.bvit()
+def plot_binarization_error(
+    data: Data, *, ax: Axes | None = None, over: Over = "sites", kind: Kind = "activation"
+) -> Axes:
+    """Draw the share of an activation's variance that its sign loses: 1 - corr(x, sign x)^2.
+
+    Args:
+        data: Run, runs, or a site_frame with the column.
+        ax: Where to draw; None makes a figure.
+        over: 'sites' draws the last tenth of training site by site, 'steps' the mean over sites.
+        kind: 'activation' or 'attention'.
+
+    Returns:
+        The axes, with the value of Gaussian activations, 1 - 2/pi.
+
+    Raises:
+        ConfigError: If ``over`` or ``kind`` is unknown.
+    """
+    null = ("Gaussian", chance.GAUSSIAN_NULLS["binarization_error"])
+    label = "1 - corr(x, sign x)^2"
+    return _draw(data, ax, "binarization_error", over, kind, "Binarization error", label, null)
+
+
+@style.bvit()
+def plot_twin_agreement(
+    data: Data, *, ax: Axes | None = None, over: Over = "sites", kind: Kind = "activation"
+) -> Axes:
+    """Draw how often a binary activation has the sign of the float teacher's at the same place.
+
+    Args:
+        data: Run, runs, or a site_frame with the column.
+        ax: Where to draw; None makes a figure.
+        over: 'sites' draws the last tenth of training site by site, 'steps' the mean over sites.
+        kind: 'activation' or 'attention'.
+
+    Returns:
+        The axes, with one half, the value of independent balanced signs.
+
+    Raises:
+        ConfigError: If ``over`` or ``kind`` is unknown.
+    """
+    null = ("independent signs", chance.GAUSSIAN_NULLS["twin_agreement"])
+    label = "share of equal signs"
+    return _draw(data, ax, "twin_agreement", over, kind, "Agreement with float twin", label, null)
+
+
+@style.bvit()
+def plot_near_constant(data: Data, *, ax: Axes | None = None, over: Over = "steps") -> Axes:
+    """Draw the share of channels whose sign hardly ever changes: entropy below 0.5 bit.
+
+    Args:
+        data: Run, runs, or a site_frame with near_constant_share.
+        ax: Where to draw; None makes a figure.
+        over: 'sites' draws the last tenth of training site by site, 'steps' the mean over sites.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If ``over`` is unknown.
+    """
+    label = "share of channels below 0.5 bit"
+    title = "Near-constant channels"
+    return _draw(data, ax, "near_constant_share", over, "activation", title, label, None)
+
+
+def _draw(
+    data: Data,
+    ax: Axes | None,
+    name: str,
+    over: Over,
+    kind: Kind,
+    title: str,
+    label: str,
+    null: tuple[str, float] | None,
+) -> Axes:
+    if over not in ("sites", "steps"):
+        raise ConfigError(unknown_name("value of over", over, ("sites", "steps")))
+    if kind not in ("activation", "attention"):
+        raise ConfigError(unknown_name("kind of site", kind, ("activation", "attention")))
+    frame = site_data(data, [name], kind=kind).dropna(subset=[name])
+    count = frame["site"].nunique()
+    height = min(11.0, 1.5 + 0.19 * max(12, count)) if over == "sites" else 4.0
+    ax = style.axes(ax, height=height)
+    if frame.empty:
+        return style.nothing(ax, f"{title}: nothing of {kind} sites is recorded in these runs.")
+    if null is not None:
+        text, number = null[0], f"{null[1]:.3g}"
+        if over == "sites":
+            style.null_line(ax, null[1], f"{text}: {number}", vertical=True)
+        else:
+            style.null_line(ax, null[1], text, number=number)
+    means = tables.mean_over_sites(frame, name)
+    title = f"{title} of attention bits" if kind == "attention" else title
+    if over == "steps":
+        over_steps(ax, means, name)
+        style.titles(ax, title=f"{title}, mean over sites", x=STEP, y=label)
+    else:
+        _by_site(ax, frame, name)
+        style.titles(ax, title=f"{title}, last tenth of training", x=label)
+    return style.describe(
+        ax, f"{title} of {count} {kind} sites. Mean at the last step: {last_values(means, name)}."
+    )
+
+
+def _by_site(ax: Axes, frame: pd.DataFrame, name: str) -> None:
+    late = tables.late_by_site(frame, name)
+    sites = late.drop_duplicates("site").sort_values("order")["site"].tolist()
+    position = {site: index for index, site in enumerate(sites)}
+    recipes = tables.ordered(late["recipe"])
+    colours, markers = style.colours(recipes), style.markers(recipes)
+    for nudge, recipe in zip(_nudges(len(recipes)), recipes, strict=True):
+        rows = late[late["recipe"] == recipe]
+        means = rows.groupby("site")[name].mean()
+        ax.plot(
+            means.to_numpy(),
+            [position[site] + nudge for site in means.index],
+            linestyle="none",
+            marker=markers[recipe],
+            markersize=5,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            color=colours[recipe],
+            label=f"{style.clip(recipe, 30)} (n={rows['run'].nunique()})",
+        )
+    style.category_ticks(ax, sites)
+    ax.set_ylim(len(sites) - 0.4, -0.6)
+    style.legend(ax)
+
+
+def _nudges(count: int) -> np.ndarray:
+    return np.linspace(-0.2, 0.2, count) if count > 1 else np.zeros(count)
+
+
+@style.bvit()
+def plot_channel_entropy(
+    data: tables.Runs, *, ax: Axes | None = None, site: str | None = None
+) -> Axes:
+    """Draw how channels share out by the entropy of their sign, at the last recorded step.
+
+    The cumulative share of channels at or below each entropy; a curve that hugs the lower right
+    corner has no dead channels. Near-constant channels lie in the shaded part.
+
+    Args:
+        data: Run or runs; the channels of a recipe's seeds are pooled.
+        ax: Where to draw; None makes a figure.
+        site: One activation site; None takes all.
+
+    Returns:
+        The axes.
+    """
+    pooled: dict[str, np.ndarray] = {}
+    ends = (0.0, 1.0)
+    for run in tables.binary_runs(data):
+        table = histogram_table(run, site=site, kind="channel_entropy")
+        if not table.empty:
+            last = table.iloc[-1]
+            ends = (float(last["lo"]), float(last["hi"]))
+            recipe = tables.recipe_of(run)
+            pooled[recipe] = pooled.get(recipe, 0) + np.asarray(last["counts"], dtype=np.int64)
+    ax = style.axes(ax)
+    if not pooled:
+        return style.nothing(ax, "No channel entropies are recorded in these runs (yet).")
+    colours = style.colours(pooled)
+    shares = {}
+    for recipe in tables.ordered(pooled):
+        counts = pooled[recipe]
+        edges = np.linspace(*ends, len(counts) + 1)
+        below = np.concatenate([[0.0], np.cumsum(counts) / max(1, counts.sum())])
+        shares[recipe] = float(np.interp(NEAR_CONSTANT_BITS, edges, below))
+        ax.plot(edges, below, color=colours[recipe], label=style.clip(recipe, 30))
+    ax.axvspan(0.0, NEAR_CONSTANT_BITS, color="#EFEFEF", zorder=0, label="near-constant")
+    ax.set_xlim(0.0, 1.0)
+    ax.set_ylim(0.0, 1.02)
+    where = "all activation sites" if site is None else site
+    style.titles(
+        ax,
+        title=f"Channels by entropy: {where}",
+        x="sign entropy of a channel (bits)",
+        y="share of channels at or below",
+    )
+    style.legend(ax)
+    text = ", ".join(f"{recipe} {share:.1%}" for recipe, share in shares.items())
+    return style.describe(
+        ax, f"Cumulative share of channels by sign entropy. Below 0.5 bit: {text}."
+    )

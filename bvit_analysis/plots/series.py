@@ -1,0 +1,123 @@
+"""A measure over training: one line a recipe, with the range of its seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from bvit_analysis import tables
+from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
+from bvit_analysis.plots import style
+from bvit_analysis.records import Run
+
+Data: TypeAlias = tables.Runs | pd.DataFrame
+"A run, a list of runs, or the frame that the plot's own table function makes of them."
+
+By: TypeAlias = Literal["recipe", "run"]
+STEP = "applied optimizer step"
+MOST_DOTS = 12
+"Where a line has no more points than this, each is marked."
+
+
+def site_data(data: Data, metrics: Sequence[str], *, kind: str) -> pd.DataFrame:
+    """Return the rows to draw: a given frame as it is, runs by tables.site_frame.
+
+    Raises:
+        ConfigError: If a given frame lacks a column that is drawn.
+    """
+    if not isinstance(data, pd.DataFrame):
+        return tables.site_frame(data, metrics, kind=kind)
+    for column in ("run", "label", "recipe", "step", "site", "n_weights", *metrics):
+        if column not in data.columns:
+            raise ConfigError(unknown_name("column needed here", column, map(str, data.columns)))
+    return data
+
+
+def one_run(run: Run | None) -> Run | None:
+    """Return the one run to draw, or None to say that there is none.
+
+    Raises:
+        ConfigError: If several runs are given.
+    """
+    if run is not None and not isinstance(run, Run):
+        raise ConfigError("expected one run, got several; choose one, for example runs[0]")
+    return run
+
+
+def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -> None:
+    """Draw a measure over steps: the mean over the seeds of a recipe and their full range, or each run.
+
+    Args:
+        ax: Where to draw.
+        frame: Columns run, label, recipe, step and the measure, one row a run and step.
+        name: The measure.
+        by: 'recipe' draws a line a recipe with a band from the lowest to the highest seed; 'run' a
+            line a run.
+
+    Raises:
+        ConfigError: If ``by`` is unknown.
+        MissingExtraError: If seaborn is not installed.
+    """
+    if by not in ("recipe", "run"):
+        raise ConfigError(unknown_name("value of by", by, ("recipe", "run")))
+    try:
+        import seaborn
+    except ImportError as error:
+        raise MissingExtraError(
+            "plots need seaborn; install it with: pip install 'bvit_analysis[notebooks]'"
+        ) from error
+    colours = style.colours(frame["recipe"])
+    already = list(ax.get_legend_handles_labels()[0])
+    dots = "o" if frame["step"].nunique() <= MOST_DOTS else ""
+    handles = []
+    if by == "recipe":
+        recipes = tables.ordered(frame["recipe"])
+        seaborn.lineplot(
+            data=frame,
+            x="step",
+            y=name,
+            hue="recipe",
+            hue_order=recipes,
+            palette=colours,
+            errorbar=("pi", 100) if frame["run"].nunique() > len(recipes) else None,
+            legend=False,
+            marker=dots or None,
+            markersize=4,
+            ax=ax,
+        )
+        seeds = frame.groupby("recipe")["run"].nunique()
+        for recipe in recipes:
+            text = f"{style.clip(recipe, 30)} (n={seeds[recipe]})"
+            handles.append(style.key(text, colours[recipe]))
+    else:
+        repeats: dict[str, int] = {}
+        for _, rows in frame.groupby("run", sort=True):
+            recipe = str(rows["recipe"].iloc[0])
+            dashes = ("-", "--", ":", "-.")[repeats.get(recipe, 0) % 4]
+            repeats[recipe] = repeats.get(recipe, 0) + 1
+            label = style.clip(str(rows["label"].iloc[0]), 30)
+            ax.plot(
+                rows["step"],
+                rows[name],
+                color=colours[recipe],
+                linestyle=dashes,
+                marker=dots,
+                markersize=4,
+                label=label,
+            )
+            handles.append(style.key(label, colours[recipe], line=dashes))
+    style.titles(ax, x=STEP)
+    style.legend(ax, handles=[*handles, *already])
+
+
+def last_values(frame: pd.DataFrame, name: str) -> str:
+    """Return 'baseline 0.012, grs 0.009' of the last recorded step, for alt texts."""
+    parts = []
+    for recipe in tables.ordered(frame["recipe"]):
+        rows = frame[frame["recipe"] == recipe]
+        last = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
+        parts.append(f"{recipe} {last[name].mean():.3g}")
+    return ", ".join(parts)

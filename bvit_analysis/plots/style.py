@@ -1,0 +1,357 @@
+"""The look of every figure: one style, fixed recipe colours, literal text, alt text, and PNG bytes.
+
+Figures are plain object-oriented matplotlib: nothing here or above touches pyplot, so no figure is
+kept alive by a global list and drawing works in threads, widgets and batch jobs alike.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from cycler import cycler
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.text import Text
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from bvit_analysis.tables import ordered
+
+RECIPE_COLOURS: dict[str, str] = {
+    "baseline": "#444444",
+    "grs": "#D55E00",
+    "asm": "#0072B2",
+    "binaryvit": "#009E73",
+    "float": "#CC79A7",
+}
+"Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a recipe, everywhere."
+
+RECIPE_MARKERS: dict[str, str] = {
+    "baseline": "o",
+    "grs": "s",
+    "asm": "^",
+    "binaryvit": "D",
+    "float": "*",
+}
+"A second code beside colour, for print and for readers who see no colour."
+
+_OTHER_COLOURS = ("#56B4E9", "#E69F00", "#882255", "#117733", "#999933", "#332288")
+_OTHER_MARKERS = ("v", "P", "X", "<", ">", "p")
+
+NULL_COLOUR = "#777777"
+SEQUENTIAL = "cividis"
+
+_STYLE: Any = {
+    "figure.figsize": (7.2, 4.0),
+    "figure.dpi": 100,
+    "savefig.dpi": 100,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#555555",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.titlelocation": "left",
+    "axes.titlesize": 11,
+    "axes.titlepad": 8,
+    "axes.labelsize": 10,
+    "axes.prop_cycle": cycler(color=[*RECIPE_COLOURS.values(), *_OTHER_COLOURS]),
+    "grid.color": "#E3E3E3",
+    "grid.linewidth": 0.7,
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "legend.fontsize": 9,
+    "legend.title_fontsize": 9,
+    "legend.frameon": False,
+    "lines.linewidth": 1.6,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "svg.hashsalt": "bvit_analysis",
+}
+
+
+@contextmanager
+def bvit() -> Iterator[None]:
+    """Draw in the house style inside a ``with`` block, and leave the global settings as they were."""
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook as PNG with its alt text, without pyplot or a backend."""
+
+    def _repr_mimebundle_(
+        self, include: object = None, exclude: object = None
+    ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+        text = alt_text(self)
+        png = base64.b64encode(to_png(self)).decode("ascii")
+        return {"image/png": png, "text/plain": text}, {"image/png": {"alt": text}}
+
+
+def figure(width: float = 7.2, height: float = 4.0) -> Picture:
+    """Return an empty figure of a size in inches."""
+    return Picture(figsize=(width, height), dpi=100, layout="constrained")
+
+
+def panels(
+    rows: int = 1,
+    columns: int = 1,
+    *,
+    width: float = 5.2,
+    height: float = 3.8,
+    **options: Any,
+) -> tuple[Picture, np.ndarray[Any, np.dtype[Any]]]:
+    """Return a figure and its axes as an array of shape (rows, columns), in the house style.
+
+    Args:
+        rows: Rows of axes.
+        columns: Columns of axes.
+        width: Of one panel, inches.
+        height: Of one panel, inches.
+        options: Passed to matplotlib's ``Figure.subplots``, for example ``sharey=True``.
+    """
+    with bvit():
+        canvas = figure(width * columns, height * rows)
+        return canvas, canvas.subplots(rows, columns, squeeze=False, **options)
+
+
+def axes(ax: Axes | None, *, width: float = 7.2, height: float = 4.0) -> Axes:
+    """Return the axes to draw on: the given ones, or those of a new figure of a size in inches."""
+    if ax is not None:
+        return ax
+    return figure(width, height).subplots()
+
+
+def colours(recipes: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each recipe: the fixed one, or for other names one by order of name."""
+    names = ordered(recipes)
+    others = [name for name in names if name not in RECIPE_COLOURS]
+    spare = {name: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, name in enumerate(others)}
+    return {name: RECIPE_COLOURS.get(name) or spare[name] for name in names}
+
+
+def markers(recipes: Iterable[str]) -> dict[str, str]:
+    """Return a marker for each recipe, in step with colours()."""
+    names = ordered(recipes)
+    others = [name for name in names if name not in RECIPE_MARKERS]
+    spare = {name: _OTHER_MARKERS[i % len(_OTHER_MARKERS)] for i, name in enumerate(others)}
+    return {name: RECIPE_MARKERS.get(name) or spare[name] for name in names}
+
+
+def shades(count: int) -> list[tuple[float, float, float, float]]:
+    """Return colours for something ordered, such as depth or time, dark first, none too pale for white."""
+    colormap = matplotlib.colormaps["viridis"]
+    return [colormap(0.9 * i / max(1, count - 1)) for i in range(count)]
+
+
+def distinct(count: int) -> list[str]:
+    """Return colours for things without order or recipe, repeated after ten."""
+    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", *_OTHER_COLOURS]
+    return [known[i % len(known)] for i in range(count)]
+
+
+def density_colours() -> Colormap:
+    """Return white to dark blue, for shares where nothing must look like nothing."""
+    return LinearSegmentedColormap.from_list("bvit", ["#FFFFFF", "#9EC9E2", "#2A6FA8", "#0B2545"])
+
+
+def legend(ax: Axes, *, title: str = "", handles: Sequence[Artist] | None = None) -> None:
+    """Put a legend to the right of the data, where it hides nothing; no entries, no legend."""
+    if handles is None:
+        handles = ax.get_legend_handles_labels()[0]
+    if handles:
+        ax.legend(
+            handles=list(handles),
+            title=title,
+            loc="upper left",
+            bbox_to_anchor=(1.01, 1.0),
+            borderaxespad=0.0,
+            alignment="left",
+        )
+    literal(ax)
+
+
+def key(
+    label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", marker: str = "", width: float = 1.6
+) -> Line2D:
+    """Return a legend entry that is not tied to one drawn line."""
+    return Line2D([], [], color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
+
+
+def null_line(
+    ax: Axes, value: float, label: str, *, vertical: bool = False, number: str = ""
+) -> None:
+    """Draw the value that chance gives as a dashed line, its number on it and its name in the legend."""
+    draw = ax.axvline if vertical else ax.axhline
+    draw(value, color=NULL_COLOUR, linestyle=(0, (4, 3)), linewidth=1.2, label=label, zorder=1.5)
+    if number and not vertical:
+        ax.text(
+            1.0,
+            value,
+            number,
+            transform=ax.get_yaxis_transform(),
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=NULL_COLOUR,
+            parse_math=False,
+        )
+
+
+def one_legend(canvas: Figure) -> Figure:
+    """Replace the legends of all panels by one beside them, each entry once.
+
+    Args:
+        canvas: A figure whose panels share the meaning of their colours.
+
+    Returns:
+        The same figure.
+    """
+    entries: dict[str, Artist] = {}
+    for ax in canvas.axes:
+        own = ax.get_legend()
+        if own is not None:
+            for handle, text in zip(own.legend_handles, own.get_texts(), strict=True):
+                if handle is not None:
+                    entries.setdefault(text.get_text(), handle)
+            own.remove()
+    if entries:
+        with bvit():
+            joint = canvas.legend(
+                list(entries.values()), list(entries), loc="outside right upper", alignment="left"
+            )
+        for text in joint.findobj(Text):
+            text.set_parse_math(False)  # type: ignore[attr-defined]
+    return canvas
+
+
+def titles(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
+    """Set title and axis labels as literal text: strings from a run folder are never read as math."""
+    ax.set_title(clip(title, 90))
+    ax.set_xlabel(x)
+    ax.set_ylabel(y)
+    literal(ax)
+
+
+def clip(text: str, most: int = 60) -> str:
+    """Return text from a run folder on one line, without control characters, cut to a length."""
+    line = "".join(c if c.isprintable() else " " for c in str(text))
+    return line if len(line) <= most else f"{line[: most - 3]}..."
+
+
+def literal(ax: Axes) -> None:
+    """Switch math parsing off in every text of the axes, its legend and its ticks included."""
+    for text in ax.findobj(Text):
+        text.set_parse_math(False)  # type: ignore[attr-defined]
+
+
+def nothing(ax: Axes, sentence: str) -> Axes:
+    """Say in the empty axes why there is nothing to draw, instead of failing or drawing a blank."""
+    ax.set_axis_off()
+    ax.text(
+        0.5,
+        0.5,
+        "\n".join(_wrapped(sentence, 56)),
+        transform=ax.transAxes,
+        ha="center",
+        va="center",
+        color="#555555",
+        parse_math=False,
+    )
+    describe(ax, sentence)
+    return ax
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        joined = f"{lines[-1]} {word}".strip()
+        if len(joined) <= width or not lines[-1]:
+            lines[-1] = joined
+        else:
+            lines.append(word)
+    return lines
+
+
+def describe(ax: Axes, text: str) -> Axes:
+    """Attach a sentence that says what the axes show, for readers who do not see the picture.
+
+    Args:
+        ax: The axes that were drawn on.
+        text: One or two sentences with the numbers that matter.
+
+    Returns:
+        The same axes; ``alt_text(ax)`` gives the sentence back.
+    """
+    ax.bvit_alt_text = " ".join(str(text).split())  # type: ignore[attr-defined]
+    return ax
+
+
+def alt_text(drawing: Axes | Figure) -> str:
+    """Return the description of axes, or of all the axes of a figure one after another."""
+    if isinstance(drawing, Figure):
+        parts = [str(getattr(ax, "bvit_alt_text", "")) for ax in drawing.axes]
+        return " ".join(part for part in parts if part) or "A figure without a description."
+    return str(getattr(drawing, "bvit_alt_text", ""))
+
+
+def to_png(drawing: Axes | Figure, *, dpi: int = 100) -> bytes:
+    """Return the figure as PNG bytes; equal figures give equal bytes."""
+    owner = drawing if isinstance(drawing, Figure) else drawing.get_figure(root=True)
+    if owner is None:
+        raise ValueError("the axes belong to no figure")
+    buffer = io.BytesIO()
+    with bvit():
+        owner.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def log_limits(ax: Axes, values: Iterable[float], *, fallback: tuple[float, float]) -> None:
+    """Make y logarithmic between round numbers around the positive values, never an empty range."""
+    positive = [float(v) for v in values if math.isfinite(v) and v > 0]
+    low, high = (min(positive), max(positive)) if positive else fallback
+    ax.set_yscale("log")
+    ax.set_ylim(_round_down(low / 1.05), 1 / _round_down(1 / (high * 1.05)))
+    plain_log_ticks(ax.yaxis)
+
+
+def _round_down(value: float) -> float:
+    decade: float = 10.0 ** math.floor(math.log10(value))
+    return max(step * decade for step in (1, 2, 5) if step * decade <= value * (1 + 1e-9))
+
+
+def plain_log_ticks(axis: Axis) -> None:
+    """Write ticks as 0.001 or 1e-05: literal() would show matplotlib's own math markup as it stands."""
+    low, high = sorted(axis.get_view_interval())
+    decades = math.log10(high / low) if low > 0 else 9.0
+    steps: tuple[float, ...] = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
+    if decades < 0.5:
+        steps = tuple(1.0 + 0.5 * i for i in range(18)) if decades > 0.2 else ()
+    if steps:
+        axis.set_major_locator(LogLocator(base=10, subs=steps))
+    else:
+        axis.set_major_locator(MaxNLocator(4))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def category_ticks(ax: Axes, names: Sequence[Hashable], *, axis: str = "y") -> None:
+    """Label positions 0, 1, ... of an axis with names, literally, thinned where they would overlap."""
+    most = 40
+    stride = max(1, math.ceil(len(names) / most))
+    chosen = list(range(0, len(names), stride))
+    labels = [clip(str(names[i]), 32) for i in chosen]
+    (ax.set_yticks if axis == "y" else ax.set_xticks)(chosen, labels)
+    literal(ax)

@@ -1,0 +1,192 @@
+"""Tidy frames of what runs recorded: rows by site, scalars, and per-weight flip counts.
+
+Weight measures are averaged over sites in proportion to their number of weights, so that the figure is
+one of weights; activation measures are averaged over sites, each of which already is a mean over
+channels.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bvit_analysis.errors import RunError
+from bvit_analysis.records import Run
+from bvit_analysis.tables.metrics import ordered
+from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
+
+LATE = 0.1
+"Late means the last tenth of the recorded steps."
+
+RUN_COLUMNS = ["run", "run_id", "label", "recipe", "seed"]
+
+
+def place(site: str) -> tuple[int, str]:
+    """Split a site's name into its block and the rest, with block -1 where there is no number.
+
+    Example:
+        >>> place("blocks.3.attn.qkv")
+        (3, 'attn.qkv')
+    """
+    match = re.match(r"^(?:.*?\.)?(\d{1,4})\.(.+)$", site)
+    return (int(match[1]), match[2]) if match else (-1, site)
+
+
+def identity(position: int, run: Run) -> dict[str, Any]:
+    # the position tells runs apart whose folders have one name under two roots
+    return {
+        "run": position,
+        "run_id": run.run_id,
+        "label": run.label,
+        "recipe": recipe_of(run),
+        "seed": run.info.get("seed"),
+    }
+
+
+def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame:
+    """Return the recorded rows of some measures, of all runs, one row a run, step and site.
+
+    Args:
+        runs: Runs to read.
+        metrics: Columns of ``run.sites``; rows where all of them are NaN are left out.
+        kind: 'weight', 'activation' or 'attention'.
+
+    Returns:
+        Columns run (position in the list), run_id, label, recipe, seed, step, site, order (place in the model), block, layer,
+        n_weights, and the metrics.
+    """
+    parts = []
+    for position, run in enumerate(binary_runs(runs)):
+        sites = run.sites
+        rows = sites.loc[sites["kind"] == kind, ["step", "site", *metrics]]
+        rows = rows.dropna(subset=list(metrics), how="all").copy()
+        table = run.site_table.set_index("site")
+        rows["order"] = rows["site"].map(table["site_id"])
+        rows["n_weights"] = rows["site"].map(table["n_weights"]).astype(float)
+        places = {site: place(str(site)) for site in rows["site"].unique()}
+        rows["block"] = rows["site"].map({site: where[0] for site, where in places.items()})
+        rows["layer"] = rows["site"].map({site: where[1] for site, where in places.items()})
+        parts.append(rows.assign(**identity(position, run)))
+    columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
+    if not parts:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Average a measure over the sites of each run and step.
+
+    Weight sites count in proportion to their weights, all other sites equally.
+
+    Args:
+        frame: As from site_frame.
+        name: The measure.
+        by: Further columns to keep apart, for example ``["layer"]``.
+
+    Returns:
+        Columns run (position in the list), run_id, label, recipe, seed, step, those in ``by``, and the measure.
+    """
+    keys = [*RUN_COLUMNS, "step", *by]
+    rows = frame.dropna(subset=[name])
+    weight = rows["n_weights"].where(rows["n_weights"] > 0, 1.0)
+    sums = (
+        rows[keys]
+        .assign(_weight=weight, _sum=weight * rows[name].astype(float))
+        .groupby(keys, dropna=False, sort=True)
+        .sum()
+        .reset_index()
+    )
+    sums[name] = sums["_sum"] / sums["_weight"]
+    return sums[[*keys, name]]
+
+
+def late_rows(frame: pd.DataFrame, *, share: float = LATE) -> pd.DataFrame:
+    """Return the rows of the last tenth (or another share) of each run's recorded steps."""
+    if frame.empty:
+        return frame
+    last = frame.groupby("run")["step"].transform("max")
+    return frame[frame["step"] > last * (1.0 - share)]
+
+
+def late_by_site(frame: pd.DataFrame, name: str, *, share: float = LATE) -> pd.DataFrame:
+    """Return the late mean of a measure, one row a run and site.
+
+    Args:
+        frame: As from site_frame.
+        name: The measure.
+        share: The part of the recorded steps that counts as late.
+    """
+    keys = [*RUN_COLUMNS, "site", "order", "block", "layer", "n_weights"]
+    rows = late_rows(frame.dropna(subset=[name]), share=share)
+    means: pd.DataFrame = rows.groupby(keys, dropna=False, sort=False)[name].mean().reset_index()
+    return means.sort_values(["run", "order"], ignore_index=True)
+
+
+def site_summary(runs: Runs, metrics: Sequence[str], *, kind: str = "weight") -> pd.DataFrame:
+    """Return late means by kind of layer and recipe, over blocks and seeds, as one wide table.
+
+    Args:
+        runs: Runs to read.
+        metrics: Columns of ``run.sites``.
+        kind: 'weight', 'activation' or 'attention'.
+
+    Returns:
+        One row a layer (such as attn.qkv), one column a measure and recipe.
+    """
+    frame = site_frame(runs, metrics, kind=kind)
+    parts = {}
+    for name in metrics:
+        late = late_by_site(frame, name)
+        means = late.groupby(["layer", "recipe"], sort=False)[name].mean().unstack("recipe")
+        if not means.empty:
+            parts[name] = means[ordered(means.columns)]
+    return pd.concat(parts, axis=1, names=["measure", "recipe"]) if parts else pd.DataFrame()
+
+
+def scalar_frame(runs: Runs) -> pd.DataFrame:
+    """Return the scalars of all runs, float ones included, one row a run and step."""
+    listed = enumerate(as_runs(runs))
+    parts = [run.scalars.assign(**identity(position, run)) for position, run in listed]
+    parts = [part for part in parts if not part.empty]
+    if not parts:
+        return pd.DataFrame(columns=[*RUN_COLUMNS, "step", "loss", "accuracy"])
+    return pd.concat(parts, ignore_index=True)
+
+
+def weight_sites(run: Run) -> list[str]:
+    """Return the names of a run's weight sites in model order."""
+    table = run.site_table
+    return [str(site) for site in table.loc[table["kind"] == "weight", "site"]]
+
+
+def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.ndarray]]:
+    """Return the per-weight flip counts of a run's weight sites, of those that are stored.
+
+    Args:
+        run: The run; counts are written when it stops.
+        site: One site; None takes all.
+
+    Returns:
+        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on.
+    """
+    found = {}
+    for name in weight_sites(run) if site is None else [site]:
+        try:
+            found[name] = run.counts(name)
+        except RunError:
+            continue  # not written yet, or damaged: the caller shows what there is
+    return found
+
+
+def flip_totals(run: Run) -> tuple[int, int, int]:
+    """Return gross flips, net flips and number of weights of a whole run; zeros where none are stored."""
+    gross = net = weights = 0
+    for counts in flip_counts(run).values():
+        gross += int(counts["gross"].sum(dtype=np.int64))
+        net += int((counts["first_sign"] != counts["last_sign"]).sum())
+        weights += counts["gross"].size
+    return gross, net, weights

@@ -1,0 +1,113 @@
+"""Which runs to look at: loading, choosing and describing them in plain sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import pandas as pd
+
+from bvit_analysis.errors import RunError
+from bvit_analysis.records import Run, find_runs, load_run
+from bvit_analysis.tables.metrics import FLOAT, ordered
+
+Runs: TypeAlias = Run | Sequence[Run]
+
+NEAR = ("runs", "../runs")
+"Where load_runs looks when it is given no path: from the repository and from notebooks/."
+
+
+def as_runs(data: Runs) -> list[Run]:
+    """Return one run or several as a list."""
+    return [data] if isinstance(data, Run) else list(data)
+
+
+def recipe_of(run: Run) -> str:
+    """Return the recipe's name: 'float' for a teacher, 'watched' for somebody else's training."""
+    config = run.config if isinstance(run.config, dict) else {}
+    recipe = config.get("recipe")
+    if isinstance(recipe, dict):
+        return str(recipe.get("name", "custom"))
+    return FLOAT if run.info.get("kind") == FLOAT else str(run.info.get("kind", "watched"))
+
+
+def binary_runs(runs: Runs) -> list[Run]:
+    """Return the runs that binarize, in the order given."""
+    return [run for run in as_runs(runs) if recipe_of(run) != FLOAT]
+
+
+def load_runs(paths: Sequence[str | Path] = ()) -> list[Run]:
+    """Load the runs in these folders, each a run or a folder of runs; none given: all that lie near.
+
+    Without paths the folders ``runs`` and ``../runs`` are searched, so that a notebook works both
+    from the repository and from its own folder, and only finished runs are taken.
+
+    Raises:
+        RunError: If a path that was given has no run in it.
+    """
+    if not paths:
+        near = {path.resolve(): path for root in NEAR for path in _runs_below(Path(root))}
+        return in_order(run for run in map(load_run, near.values()) if run.state == "finished")
+    chosen: list[Run] = []
+    for given in map(Path, paths):
+        found = [given] if (given / "run.json").exists() else _runs_below(given)
+        if not found:
+            raise RunError(
+                f"no run in {str(given)!r}; expected a run folder (with run.json) or a folder of them"
+            )
+        chosen.extend(in_order(map(load_run, found)))
+    return chosen
+
+
+def _runs_below(root: Path) -> list[Path]:
+    return list(find_runs(root)) if root.is_dir() else []
+
+
+def in_order(runs: Iterable[Run]) -> list[Run]:
+    """Sort runs by recipe in the fixed order, then by seed and name."""
+    listed = list(runs)
+    rank = {recipe: position for position, recipe in enumerate(ordered(map(recipe_of, listed)))}
+    return sorted(
+        listed,
+        key=lambda run: (rank[recipe_of(run)], str(run.info.get("seed")).zfill(9), run.run_id),
+    )
+
+
+def close_ups(runs: Runs, recipes: Sequence[str] = ()) -> list[Run]:
+    """Return a few binary runs to look at closely: the first of each recipe named, else the first of all.
+
+    Args:
+        runs: Runs to choose from.
+        recipes: Recipes to show side by side, in this order.
+
+    Returns:
+        The runs; empty only where none binarizes.
+    """
+    listed = in_order(binary_runs(runs))
+    first: dict[str, Run] = {}
+    for run in listed:
+        first.setdefault(recipe_of(run), run)
+    return [first[recipe] for recipe in recipes if recipe in first] or listed[:1]
+
+
+def describe_runs(runs: Runs) -> str:
+    """Say in plain sentences which runs these are and what that leaves out."""
+    listed = as_runs(runs)
+    if not listed:
+        return (
+            "No finished run was found under runs/ or ../runs/, so the figures below stay empty. "
+            "Make some with `bvit reproduce --scale smoke`, or name folders in `runs`."
+        )
+    binary = binary_runs(listed)
+    counts = pd.Series([recipe_of(run) for run in listed]).value_counts()
+    text = (
+        f"{len(listed)} run(s): " + ", ".join(f"{n} x {name}" for name, n in counts.items()) + "."
+    )
+    if not binary:
+        text += " Only float runs: nothing is binarized in them, so the figures below stay empty."
+    unfinished = [run for run in listed if run.state != "finished"]
+    if unfinished:
+        states = ", ".join(f"{run.run_id} is {run.state} at step {run.step}" for run in unfinished)
+        text += f" Not finished, shown as far as they are recorded: {states}."
+    return text
