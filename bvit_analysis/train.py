@@ -142,7 +142,7 @@ def _loop(
                 accuracy, validation_loss, _, _ = evaluate(
                     state.model, dataset, "validation", training.device
                 )
-                state.accuracy = accuracy
+                state.note_accuracy(accuracy)
             state.watch.step(
                 loss=value,
                 epoch=state.step * training.batch_size / max(1, len(dataset.train)),

@@ -29,18 +29,22 @@ class TrainingState:
     best_accuracy: float = -math.inf
     best_step: int | None = None
 
+    def note_accuracy(self, accuracy: float) -> None:
+        """Take an evaluation of this step; a value that is not finite is never the best."""
+        self.accuracy = accuracy
+        if math.isfinite(accuracy) and accuracy > self.best_accuracy:
+            self.best_accuracy, self.best_step = accuracy, self.step
+
 
 def save_state(state: TrainingState, writer: RunWriter, run_dir: Path) -> None:
-    improved = math.isfinite(state.accuracy) and state.accuracy > state.best_accuracy
-    if improved:
-        state.best_accuracy, state.best_step = state.accuracy, state.step
+    """Seal the rows so far, then write a checkpoint of everything; the best evaluated one is kept."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     for index, slots in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
     tensors |= {f"regularizer.{k}": v for k, v in state.regularizer.state_dict().items()}
     tensors |= {f"watch.{k}": v for k, v in state.watch.state_dict().items()}
     figures = {
-        "best_accuracy": state.best_accuracy if improved or state.best_step else None,
+        "best_accuracy": state.best_accuracy if math.isfinite(state.best_accuracy) else None,
         "best_step": state.best_step,
         "accuracy": state.accuracy if math.isfinite(state.accuracy) else None,
     }
@@ -70,5 +74,6 @@ def restore_state(
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix and a dot, without it."""
     start = f"{prefix}."
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}

@@ -301,7 +301,7 @@ class Watch:
                 listener.listen()
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._trajectories.gather_all()
+        self._trajectories.gather_gradients()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Fused optimizers take the scaler's verdict with them and skip inside; it is 1 where a gradient overflowed.

@@ -7,7 +7,7 @@ Layout, all weight sites one after the other (each begins at a multiple of 64):
 - `last`, one byte: bit 7 is the first sign; bits 0-6 the time of the last flip, step mod 125, or 127 for none in the
   last 100 steps. A sweep every 25 steps forgets older times, so that the clock is never ambiguous.
 - `late`, one byte, made only when the last tenth of a training of known length begins: flips since then.
-- a scratch of one byte a weight of the largest chunk (at most a quarter of the weights of a small model, 2^18 of a
+- a scratch of one byte a weight of the largest chunk (at most half of the weights of a small model, 2^19 of a
   large one), where the new signs of a chunk are written and compared, 8 weights a word.
 """
 
@@ -36,7 +36,7 @@ _UNIT = 128
 _FULL = 130  # + _SWEEP flips until the next sweep stays below 256
 _ALIGN = 64
 _LOW_BITS = 0x0101010101010101
-_CHUNK = 2**18
+_CHUNK = 2**19
 
 
 @final
@@ -157,7 +157,7 @@ class SignTracker:
 
     def _plan(self) -> list[_Chunk]:
         widths = [-(-(stop - start) // _ALIGN) * _ALIGN for start, stop in self.spans]
-        limit = max([min(_CHUNK, self.size // 4), *widths])
+        limit = max([min(_CHUNK, self.size // 2), *widths])
         groups: list[list[int]] = []
         filled = limit
         for position, width in enumerate(widths):
