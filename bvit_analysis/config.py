@@ -287,8 +287,8 @@ SCALES: dict[str, RunConfig] = {
     "laptop": RunConfig(
         scale="laptop",
         model=_SMALL_VIT,
-        training=TrainingConfig(steps=800, learning_rate=2e-3),
-        teacher=TrainingConfig(steps=1000, learning_rate=2e-3),
+        training=TrainingConfig(steps=600, learning_rate=2e-3, evaluate_every=100),
+        teacher=TrainingConfig(steps=800, learning_rate=2e-3, evaluate_every=100),
     ),
     "bench": RunConfig(
         scale="bench",
