@@ -243,6 +243,15 @@ def test_repeated_seeds_and_unfinished_runs_are_said() -> None:
     assert "several runs of seed 0" in row["notes"]
 
 
+def test_runs_without_a_seed_count_and_pair_with_none() -> None:
+    table = invented({"baseline": [0.7, 0.7, 0.7], "watched": [0.5, 0.6, 0.7]})
+    table["seed"] = table["seed"].astype(object)
+    table.loc[table["recipe"] == "watched", "seed"] = None
+    row = tables.ablation_table(table).iloc[1]
+    assert (row["n"], row["common_seeds"]) == (3, 0)
+    assert row["mean"] == pytest.approx(0.6)
+
+
 def test_unknown_metric_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'test_accuracy'"):
         tables.ablation_table(invented({"baseline": [0.7]}), "test_acuracy")

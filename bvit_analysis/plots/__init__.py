@@ -18,7 +18,12 @@ except ModuleNotFoundError as error:
 
 from bvit_analysis.plots import style
 from bvit_analysis.plots.ablation import plot_ablation, plot_differences, plot_evidence
-from bvit_analysis.plots.bimodality import plot_bimodality, plot_latent_histogram, plot_near_zero
+from bvit_analysis.plots.bimodality import (
+    density_limit,
+    plot_bimodality,
+    plot_latent_histogram,
+    plot_near_zero,
+)
 from bvit_analysis.plots.flips import (
     colour_limits,
     plot_flip_atlas,
@@ -38,6 +43,7 @@ from bvit_analysis.plots.training import plot_accuracy, plot_loss
 
 __all__ = [
     "colour_limits",
+    "density_limit",
     "plot_ablation",
     "plot_accuracy",
     "plot_bimodality",

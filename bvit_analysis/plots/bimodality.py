@@ -74,6 +74,19 @@ def _densities(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return edges, counts / total / (edges[1] - edges[0])
 
 
+def density_limit(runs: tables.Runs, *, site: str | None = None) -> float:
+    """Return the highest density of normalised latent weights in these runs, for a shared colour scale.
+
+    Args:
+        runs: Runs to draw side by side.
+        site: One weight site; None takes all.
+    """
+    found = [
+        histogram_table(run, site=site, kind="latent_normalised") for run in tables.as_runs(runs)
+    ]
+    return max((float(_densities(one)[1].max()) for one in found if not one.empty), default=1.0)
+
+
 def gaussian_density(u: np.ndarray) -> np.ndarray:
     """Return the density of u = w / E|w| for a centred Gaussian w, whose standard deviation is sqrt(pi/2)."""
     return np.exp(-u * u / math.pi) / math.pi
@@ -148,8 +161,7 @@ def _heat(
     ax.axhline(0.0, color="#D55E00", linewidth=0.9)
     ax.grid(visible=False)
     ax.set_ylim(-_REACH, _REACH)
-    ax.set_xlabel(STEP)
-    ax.set_ylabel(_U)
+    style.titles(ax, x=STEP, y=_U)
     owner = ax.get_figure(root=True)
     if owner is not None:
         owner.colorbar(mesh, ax=ax, pad=0.01, label="share of weights per unit of u")
@@ -233,10 +245,7 @@ def plot_near_zero(
         raise ConfigError(unknown_name("delta", delta, ("0.05", "0.1", "0.2")))
     name = f"mass_near_zero_{round(100 * delta):03d}"
     label = f"share of weights with |u| < {delta:g}"
-    ax = _over_steps_with_null(data, ax, name, by, "Mass near zero", label)
-    if ax.axison:
-        ax.set_ylim(bottom=0)
-    return ax
+    return _over_steps_with_null(data, ax, name, by, "Mass near zero", label)
 
 
 def _over_steps_with_null(

@@ -54,18 +54,29 @@ def plot_flip_rate(
     ax = style.axes(ax)
     if frame.empty:
         return style.nothing(ax, _NO_FLIPS)
+    frame, silent = _above_zero(frame) if by == "site" else (frame, False)
     if by == "site":
         _lines_by_site(ax, frame)
         drawn = frame
     else:
-        drawn = tables.mean_over_sites(frame, "flip_rate")
+        drawn, silent = _above_zero(tables.mean_over_sites(frame, "flip_rate"))
         over_steps(ax, drawn, "flip_rate", by=by)
     style.log_limits(ax, drawn["flip_rate"], fallback=(1e-4, 1e-1))
-    style.titles(ax, title="Flip rate", x=STEP, y="flips per weight and step")
+    unit = "flips per weight and step" + (" (lowest: none)" if silent else "")
+    style.titles(ax, title="Flip rate", x=STEP, y=unit)
     return style.describe(
         ax,
         f"Flip rate over training, logarithmic. At the last step: {last_values(frame, 'flip_rate')}.",
     )
+
+
+def _above_zero(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """Lift rows without a flip to half the smallest rate, for zero has no logarithm, and say if any are."""
+    rates = frame["flip_rate"].astype(float)
+    positive = rates[rates > 0]
+    if positive.empty or len(positive) == len(rates):
+        return frame, False
+    return frame.assign(flip_rate=rates.clip(lower=float(positive.min()) / 2)), True
 
 
 def _lines_by_site(ax: Axes, frame: pd.DataFrame) -> None:
@@ -252,7 +263,10 @@ def plot_flip_distribution(
 
 @style.bvit()
 def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> Axes:
-    """Draw how likely a weight that flipped flips back within k steps, as last recorded.
+    """Draw how likely a flip is undone within k steps, as recorded in the last half of training.
+
+    What is recorded looks backward: the share of flips that came at most k steps after the last flip
+    of the same weight. In a stationary process that equals flipping again within k steps.
 
     Args:
         data: Run, runs, or a site_frame with the flip_back columns and flip_rate.
@@ -287,7 +301,12 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
     style.plain_log_ticks(ax.xaxis)
     ax.set_xticks(FLIP_BACK_STEPS, [str(k) for k in FLIP_BACK_STEPS])
     ax.set_ylim(0, 1.02)
-    style.titles(ax, title="Flip-back", x="within k steps", y="probability of flipping back")
+    style.titles(
+        ax,
+        title="Flip-back, last half of training",
+        x="within k steps",
+        y="probability of flipping back",
+    )
     style.legend(ax)
     ten = curves[curves["k"] == 10].groupby("recipe")["flip_back"].mean()
     text = ", ".join(f"{recipe} {ten[recipe]:.2f}" for recipe in tables.ordered(ten.index))
@@ -295,16 +314,16 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
 
 
 def flip_back_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return each run's flip-back probability in the last tenth of its rows, sites weighted by flips.
+    """Return each run's flip-back probability over the last half of its steps, sites weighted by flips.
 
     Args:
         frame: A site_frame with the flip_back columns and flip_rate.
 
     Returns:
-        Columns run, recipe, k, flip_back, flip_rate (late mean of the run).
+        Columns run, recipe, k, flip_back, flip_rate (mean over the same steps).
     """
     parts = []
-    late = tables.late_rows(frame.dropna(subset=["flip_rate"]))
+    late = tables.late_rows(frame.dropna(subset=["flip_rate"]), share=tables.LAST_HALF)
     for run, rows in late.groupby("run"):
         rate = float(np.average(rows["flip_rate"], weights=rows["n_weights"]))
         for k in FLIP_BACK_STEPS:
@@ -370,7 +389,7 @@ def plot_trajectories(
     for colour, which in zip(style.distinct(len(ranked)), ranked.to_dict("records"), strict=True):
         one = rows[(rows["site"] == which["site"]) & (rows["index"] == which["index"])]
         flipped = (one["sign"] != one["sign"].shift()) & one["sign"].shift().notna()
-        label = f"{style.clip(which['site'], 26)} [{which['index']}]: {which['flips']} flips"
+        label = f"{style.clip(which['site'], 26)} [{which['index']}], flips: {which['flips']}"
         ax.plot(one["step"], one[values], color=colour, linewidth=1.1, label=label)
         ax.plot(
             one.loc[flipped, "step"],

@@ -17,7 +17,7 @@ Data: TypeAlias = tables.Runs | pd.DataFrame
 "A run, a list of runs, or the frame that the plot's own table function makes of them."
 
 By: TypeAlias = Literal["recipe", "run"]
-STEP = "applied optimizer step"
+STEP = style.STEP
 MOST_DOTS = 12
 "Where a line has no more points than this, each is marked."
 

@@ -48,6 +48,7 @@ RECIPE_MARKERS: dict[str, str] = {
 _OTHER_COLOURS = ("#56B4E9", "#E69F00", "#882255", "#117733", "#999933", "#332288")
 _OTHER_MARKERS = ("v", "P", "X", "<", ">", "p")
 
+STEP = "applied optimizer step"
 NULL_COLOUR = "#777777"
 SEQUENTIAL = "cividis"
 
@@ -242,6 +243,8 @@ def titles(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     ax.set_title(clip(title, 90))
     ax.set_xlabel(x)
     ax.set_ylabel(y)
+    if x == STEP:
+        ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
     literal(ax)
 
 
@@ -260,10 +263,16 @@ def literal(ax: Axes) -> None:
 def nothing(ax: Axes, sentence: str) -> Axes:
     """Say in the empty axes why there is nothing to draw, instead of failing or drawing a blank."""
     ax.set_axis_off()
+    owner = ax.get_figure(root=True)
+    width = 7.2
+    if owner is not None:
+        if isinstance(owner, Picture) and owner.axes == [ax]:
+            owner.set_size_inches(width, 1.2)
+        width = float(ax.get_position().width * owner.get_size_inches()[0])
     ax.text(
         0.5,
         0.5,
-        "\n".join(_wrapped(sentence, 56)),
+        "\n".join(_wrapped(sentence, max(16, int(9 * width)))),
         transform=ax.transAxes,
         ha="center",
         va="center",
@@ -338,7 +347,7 @@ def plain_log_ticks(axis: Axis) -> None:
     decades = math.log10(high / low) if low > 0 else 9.0
     steps: tuple[float, ...] = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
     if decades < 0.5:
-        steps = tuple(1.0 + 0.5 * i for i in range(18)) if decades > 0.2 else ()
+        steps = tuple(float(i) for i in range(1, 10)) if decades > 0.2 else ()
     if steps:
         axis.set_major_locator(LogLocator(base=10, subs=steps))
     else:

@@ -11,6 +11,7 @@ from bvit_analysis.tables.ablation import finding as finding
 from bvit_analysis.tables.ablation import scale_table as scale_table
 from bvit_analysis.tables.ablation import verdict_table as verdict_table
 from bvit_analysis.tables.evidence import run_table as run_table
+from bvit_analysis.tables.frames import LAST_HALF as LAST_HALF
 from bvit_analysis.tables.frames import flip_counts as flip_counts
 from bvit_analysis.tables.frames import flip_totals as flip_totals
 from bvit_analysis.tables.frames import late_by_site as late_by_site

@@ -79,13 +79,16 @@ def _by_seed(
         if unfinished:
             notes.setdefault(recipe, []).append(f"{unfinished} run(s) not finished, left out")
         rows = rows[(rows["state"] == "finished") & rows[name].notna()]
-        repeated = rows[rows["seed"].duplicated(keep=False)]["seed"].unique()
+        seeds = rows["seed"].dropna()
+        repeated = seeds[seeds.duplicated()].unique()
         if len(repeated):
             listed = ", ".join(str(seed) for seed in sorted(repeated))
             notes.setdefault(recipe, []).append(
                 f"several runs of seed {listed}: their mean is used"
             )
-        series[recipe] = rows.groupby("seed", sort=True)[name].mean().to_dict()
+        # somebody else's training has no seed we know of: each such run counts, and pairs with none
+        keys = rows["seed"].astype(object).where(rows["seed"].notna(), rows["run_id"])
+        series[recipe] = rows.groupby(keys, sort=False)[name].mean().to_dict()
     if name == "test_accuracy" and not series.get(FLOAT):
         teachers = table[table["teacher_test_accuracy"].notna()]
         if len(teachers):

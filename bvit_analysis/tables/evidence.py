@@ -8,6 +8,7 @@ import pandas as pd
 
 from bvit_analysis.records import Run
 from bvit_analysis.tables.frames import (
+    LAST_HALF,
     RUN_COLUMNS,
     flip_totals,
     identity,
@@ -37,7 +38,7 @@ _ACTIVATION_MEANS = (
 def run_table(runs: Runs) -> pd.DataFrame:
     """Return one row a run: what it is, how accurate, and its evidence on the paper's two claims.
 
-    Late figures are means over the last tenth of the recorded steps. Totals of flips are over the
+    Late figures are means over the last tenth of the recorded steps, flip-back over the last half. Totals of flips are over the
     whole run, so compare them between runs of equal length only.
 
     Args:
@@ -80,7 +81,7 @@ def _evidence(run: Run) -> dict[str, float]:
             means = mean_over_sites(late_rows(recorded), name)[name]
             row[name] = float(means.mean()) if len(means) else math.nan
     row["late_flip_rate"] = row.pop("flip_rate")
-    late = late_rows(frames["weight"].dropna(subset=["flip_back_10"]))
+    late = late_rows(frames["weight"].dropna(subset=["flip_back_10"]), share=LAST_HALF)
     flips = late["flip_rate"] * late["n_weights"]
     row["flip_back_10"] = (
         float((late["flip_back_10"] * flips).sum() / flips.sum()) if flips.sum() > 0 else math.nan

@@ -21,6 +21,8 @@ from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 
 LATE = 0.1
 "Late means the last tenth of the recorded steps."
+LAST_HALF = 0.5
+"Flip-back is taken over the last half: late flips are few, and a share of few is noise."
 
 RUN_COLUMNS = ["run", "run_id", "label", "recipe", "seed"]
 

@@ -69,7 +69,10 @@ METRICS: dict[str, Metric] = {
         label="share of weights that flip often", better=-1, claimed_for=_GRS, margin=1e-4
     ),
     "flip_back_10": Metric(
-        label="flip-back within 10 steps (probability)", better=-1, claimed_for=_GRS, margin=0.01
+        label="flip-back within 10 steps (probability, last half)",
+        better=-1,
+        claimed_for=_GRS,
+        margin=0.01,
     ),
     "bimodality_coefficient": Metric(
         label="bimodality coefficient (0..1)", better=1, claimed_for=_GRS, margin=0.005

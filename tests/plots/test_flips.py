@@ -1,0 +1,157 @@
+"""Figures of flips: what is drawn equals the tables."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bvit_analysis import plots, tables
+from bvit_analysis.errors import ConfigError
+from bvit_analysis.plots.flips import flip_back_table, most_flipping
+from bvit_analysis.records import Run
+from bvit_analysis.tables import chance
+
+
+def line(ax, label: str):
+    return next(one for one in ax.get_lines() if one.get_label() == label)
+
+
+def legend(ax) -> list[str]:
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_flip_rate_line_is_the_mean_over_seeds(runs: list[Run]) -> None:
+    ax = plots.plot_flip_rate(runs)
+    frame = tables.site_frame(runs, ["flip_rate"], kind="weight")
+    means = tables.mean_over_sites(frame, "flip_rate")
+    expected = means[means["recipe"] == "baseline"].groupby("step")["flip_rate"].mean()
+    drawn = ax.get_lines()[0]
+    np.testing.assert_allclose(drawn.get_xdata(), expected.index)
+    np.testing.assert_allclose(drawn.get_ydata(), expected)
+    assert legend(ax) == ["baseline (n=2)", "binaryvit (n=2)"]
+    assert ax.get_yscale() == "log"
+    assert ax.get_ylabel() == "flips per weight and step"
+
+
+def test_flip_rate_by_run_and_by_site(runs: list[Run]) -> None:
+    by_run = plots.plot_flip_rate(runs, by="run")
+    assert legend(by_run)[0] == "baseline, seed 0"
+    assert len(by_run.get_lines()) == 4
+    by_site = plots.plot_flip_rate(runs[0], by="site")
+    rows = runs[0].sites.query("site == 'blocks.1.mlp.fc1'").dropna(subset=["flip_rate"])
+    np.testing.assert_allclose(line(by_site, "blocks.1.mlp.fc1").get_ydata(), rows["flip_rate"])
+    assert "block 1" in legend(by_site)
+    with pytest.raises(ConfigError, match="needs one run"):
+        plots.plot_flip_rate(runs, by="site")
+
+
+def test_a_step_without_a_flip_is_drawn_below_all_others(runs: list[Run]) -> None:
+    frame = tables.site_frame(runs[:1], ["flip_rate"], kind="weight")
+    frame["flip_rate"] = frame["flip_rate"].where(frame["step"] != 20, 0.0)
+    ax = plots.plot_flip_rate(frame)
+    rates = dict(zip(*ax.get_lines()[0].get_data(), strict=True))
+    lowest = min(rate for step, rate in rates.items() if step != 20)
+    assert rates[20] == pytest.approx(lowest / 2)
+    assert ax.get_ylim()[0] <= rates[20]
+    assert ax.get_ylabel().endswith("(lowest: none)")
+
+
+def test_atlas_cells_are_the_recorded_rates(runs: list[Run]) -> None:
+    ax = plots.plot_flip_atlas(runs[0], limits=(1e-9, 1.0))
+    cells = ax.collections[0].get_array()
+    rows = runs[0].sites.query("kind == 'weight'").dropna(subset=["flip_rate"])
+    sites = runs[0].site_table.query("kind == 'weight'")["site"].tolist()
+    expected = rows.pivot(index="site", columns="step", values="flip_rate").loc[sites]
+    np.testing.assert_allclose(cells, np.maximum(expected.to_numpy(float), 1e-9), rtol=1e-6)
+    assert [label.get_text() for label in ax.get_yticklabels()] == sites
+    assert ax.get_ylim()[0] > ax.get_ylim()[1], "first block on top"
+
+
+def test_atlas_columns_are_limited_and_cover_all_steps(runs: list[Run]) -> None:
+    ax = plots.plot_flip_atlas(runs[0], columns=5)
+    assert ax.collections[0].get_array().shape == (8, 5)
+    assert ax.get_xlim() == (0, 40)
+
+
+def test_two_atlases_can_share_a_scale(runs: list[Run]) -> None:
+    low, high = plots.colour_limits(runs)
+    assert 0 < low < high
+    for run in (runs[0], runs[2]):
+        ax = plots.plot_flip_atlas(run, limits=(low, high))
+        assert ax.collections[0].get_clim() == pytest.approx((low, high))
+    assert plots.colour_limits([]) == (1e-4, 1e-1)
+
+
+def test_distribution_is_that_of_the_stored_counts(runs: list[Run]) -> None:
+    ax = plots.plot_flip_distribution(runs)
+    gross = np.concatenate(
+        [c["gross"].ravel() for run in runs[:2] for c in tables.flip_counts(run).values()]
+    )
+    stairs = next(patch for patch in ax.patches if patch.get_label() == "baseline")
+    values, edges = stairs.get_data()[:2]
+    counted = [(gross == flips).mean() for flips in np.arange(edges[0] + 0.5, edges[-1])]
+    np.testing.assert_allclose(values, counted)
+    poisson = line(ax, "Poisson with the mean of baseline")
+    mean = gross.mean()
+    law = chance.poisson_shares(mean, len(values) - 1)
+    np.testing.assert_allclose(poisson.get_ydata(), law)
+    assert "AR(1) with the mean of baseline" in legend(ax)
+    assert ax.get_yscale() == "log"
+
+
+def test_distribution_of_one_site_without_nulls(runs: list[Run]) -> None:
+    ax = plots.plot_flip_distribution(runs, site="blocks.0.attn.qkv", null="none")
+    assert legend(ax) == ["baseline", "binaryvit"]
+    assert ax.get_title(loc="left") == "Who flips: blocks.0.attn.qkv"
+    assert not plots.plot_flip_distribution(runs, site="nowhere").axison
+
+
+def test_flip_back_weighs_sites_by_their_flips() -> None:
+    frame = pd.DataFrame(
+        {
+            "run": 0,
+            "recipe": "grs",
+            "step": 10,
+            "flip_rate": [0.1, 0.3, 0.0],
+            "n_weights": [30.0, 10.0, 10.0],
+            **{f"flip_back_{k}": [0.2, 0.6, np.nan] for k in (1, 5, 10, 50, 100)},
+        }
+    )
+    table = flip_back_table(frame)
+    assert table["k"].tolist() == [1, 5, 10, 50, 100]
+    assert table["flip_back"].tolist() == pytest.approx([0.4] * 5)
+    assert table["flip_rate"].iloc[0] == pytest.approx(6 / 50)
+
+
+def test_flip_back_shows_both_nulls(runs: list[Run]) -> None:
+    ax = plots.plot_flip_back(runs)
+    assert line(ax, "fair coins").get_ydata()[:2].tolist() == [0.5, 1 - 2**-5]
+    wandering = line(ax, "AR(1), rate of baseline").get_ydata()
+    assert wandering[0] == pytest.approx(0.293, abs=0.005)
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "5", "10", "50", "100"]
+    assert len(plots.plot_flip_back(runs, null=False).get_lines()) == len(ax.get_lines()) - 2
+
+
+def test_trajectories_mark_every_sign_change(runs: list[Run]) -> None:
+    rows = runs[0].trajectories
+    ranked = most_flipping(rows)
+    ax = plots.plot_trajectories(runs[0], weights=2)
+    curves = [one for one in ax.get_lines() if len(one.get_xdata()) == 40]
+    dots = [one for one in ax.get_lines() if one.get_linestyle() == "None"]
+    assert len(curves) == len(dots) == 2
+    top = ranked.iloc[0]
+    one = rows[(rows["site"] == top["site"]) & (rows["index"] == top["index"])]
+    np.testing.assert_allclose(curves[0].get_ydata(), one["latent"])
+    signs = one["sign"].to_numpy()
+    changed = one["step"].to_numpy()[1:][signs[1:] != signs[:-1]]
+    assert dots[0].get_xdata().tolist() == changed.tolist()
+    assert len(changed) == top["flips"] == ranked["flips"].max()
+
+
+def test_trajectories_of_a_site_in_a_window(runs: list[Run]) -> None:
+    site = "blocks.1.attn.proj"
+    ax = plots.plot_trajectories(runs[0], site=site, window=10, values="gradient")
+    assert ax.get_ylabel() == "gradient of the loss"
+    assert all(site in text for text in legend(ax))
+    assert min(one.get_xdata()[0] for one in ax.get_lines()[:-1:2]) == 31
