@@ -113,9 +113,9 @@ class _Weights:
         top = np.sort(self.gross, axis=None)[::-1][: max(1, self.gross.size // 100)]
         row = {
             "flip_rate": self.gap_flips / self.gross.size / (steps - self.measured_at),
-            "gross_flips": gross,
-            "net_flips": net,
-            "oscillating_flips": gross - net,
+            "gross_flips": gross / self.gross.size,  # per weight, as the instrument records them
+            "net_flips": net / self.gross.size,
+            "oscillating_flips": (gross - net) / self.gross.size,
             "flip_flop_ratio": gross / max(1, net),
             "frequent_share": float((self.gross > 0.02 * steps).mean()),
             "concentration": float(top.sum() / max(1, gross)),

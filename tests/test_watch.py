@@ -328,6 +328,26 @@ def test_skipped_steps_are_not_counted(tmp_path) -> None:
     np.testing.assert_array_equal(one["gradient"], gradient.view(-1)[index])
 
 
+def test_a_backward_pass_that_fails_does_no_harm(tmp_path) -> None:
+    model = binary_vit()
+    optimizer = optimizer_of(model)
+
+    def fail(gradient: torch.Tensor) -> None:
+        raise ZeroDivisionError
+
+    with Watch(model, tmp_path / "run") as watch:
+        handle = model.patch_embed.proj.weight.register_hook(fail)  # after all binary weights
+        with pytest.raises(ZeroDivisionError):
+            train_step(model, optimizer, 0)
+        handle.remove()
+        optimizer.zero_grad()
+        watch.step(applied=False)
+        for t in range(2):
+            watch.step(loss=train_step(model, optimizer, t))
+    gradients = load_run(tmp_path / "run").trajectories.groupby("step")["gradient"]
+    assert not gradients.apply(lambda g: g.isna().any()).any()
+
+
 def test_a_missed_step_is_pointed_out(tmp_path) -> None:
     model = binary_vit()
     optimizer = optimizer_of(model)

@@ -50,7 +50,7 @@ class TrajectoryInstrument(Instrument):
         self._weight = np.concatenate([np.zeros(0, np.int64), *drawn])
         self._nothing = [torch.full((len(i),), torch.nan, device=device) for i in self._index]
         self._gradient = list(self._nothing)
-        self._requested = False
+        self._pass = -1
         self._rows: list[tuple[int, np.ndarray, np.ndarray, np.ndarray]] = []
 
     def hook_gradients(self) -> list[RemovableHandle]:
@@ -63,15 +63,16 @@ class TrajectoryInstrument(Instrument):
 
     def request_gradients(self) -> None:
         """Gather gradients once the backward pass that runs now is over."""
-        if not self._requested and self.is_due(self.tracker.steps + 1):
-            self._requested = True
+        # A pass that failed never reached its end, so what counts is which pass this is, not whether one was asked.
+        this = torch._C._current_graph_task_id()
+        if this != self._pass and self.is_due(self.tracker.steps + 1):
+            self._pass = this
             engine: Any = torch.autograd.Variable._execution_engine
             engine.queue_callback(self.gather_gradients)
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
         """Keep the sampled weights' part of all gradients, as they are now."""
-        self._requested = False
         if not self.is_due(self.tracker.steps + 1):
             return
         for position, (site, index) in enumerate(zip(self.sites, self._index, strict=True)):
@@ -118,7 +119,6 @@ class TrajectoryInstrument(Instrument):
         """Drop rows that were not drained and gradients of an unfinished step."""
         self._rows = []
         self._gradient = list(self._nothing)
-        self._requested = False
 
 
 @final
