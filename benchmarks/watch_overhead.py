@@ -68,7 +68,7 @@ def settings() -> list[Setting]:
     batch = scale.training.batch_size
     return [
         Setting(f"laptop ViT, batch {batch}", laptop, (batch, 1, size, size), 10),
-        Setting("DeiT-T, batch 4", deit, (4, 3, 224, 224), 100),
+        Setting("DeiT-T, batch 2", deit, (2, 3, 224, 224), 100),
     ]
 
 
@@ -237,7 +237,7 @@ def main() -> None:
     _row("figure", "bvit_analysis", "goal", "integer grid", "histograms")
     for position, setting in enumerate(settings()[: 1 if options.quick else 2]):
         periods = 1 if options.quick else (5 if position == 0 else 3)
-        peer = {"steps": 10, "periods": periods}
+        peer = {"steps": 5 if position else 10, "periods": periods}
         overhead, wall = step_overhead(setting, "ours", steps=50, periods=periods)
         others = [step_overhead(setting, way, **peer)[0] for way in list(WAYS)[1:]]
         _row(
@@ -254,7 +254,7 @@ def main() -> None:
         values = [f"{costs[way][1]:.2f}" for way in names]
         _row("  bytes kept per binary weight", values[0], "<= 4", *values[1:])
         for recipe in ("baseline", "binaryvit"):
-            steps = 10 if position else 20
+            steps = 5 if position else 20
             ratio = binary_cost(setting, recipe, steps=steps, periods=periods)
             _row(f"  training step, binary / float ({recipe})", f"{ratio:.2f}", "<= 1.6")
     print(

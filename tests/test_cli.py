@@ -136,7 +136,8 @@ def test_run_folder_of_another_schema_version(capsys, tmp_path):
 def test_unknown_and_ill_typed_notebook_parameter(capsys, tmp_path):
     folder = make_run(tmp_path / "runs" / "baseline-seed0")
     base = ["notebooks", folder, "--out", tmp_path / "executed", "--parameter"]
-    assert_refused(capsys, tmp_path, [*base, "windwo=5"], "windwo")
+    assert_refused(capsys, tmp_path, [*base, "windwo=5"], "windwo", "did you mean 'window'")
+    assert_refused(capsys, tmp_path, [*base, "window=many"], "window", "int")
     assert_refused(
         capsys,
         tmp_path,

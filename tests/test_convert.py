@@ -71,7 +71,7 @@ def test_other_deits_convert(name):
 
 def test_pretrained_weights_stay_the_same_parameters():
     model = small_vit()
-    before = {name: p for name, p in model.named_parameters()}
+    before = dict(model.named_parameters())
     values = {name: p.detach().clone() for name, p in before.items()}
     binarize(model, "binaryvit")
     after = dict(model.named_parameters())

@@ -130,7 +130,7 @@ def test_contributing_stays_short() -> None:
 
 def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        ["make", *arguments],
+        ["make", "--no-print-directory", *arguments],
         cwd=folder,
         capture_output=True,
         text=True,

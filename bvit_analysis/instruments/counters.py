@@ -13,7 +13,7 @@ Layout, all weight sites one after the other (each begins at a multiple of 64):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import CheckpointError, ConfigError
-from bvit_analysis.sites import Site
+from bvit_analysis.layers.linear import BinaryLinear
+from bvit_analysis.sites import EffectiveSign, Site
 
 WITHIN = (1, 5, 10, 50, 100)
 "Flip-back is counted within so many steps."
@@ -120,8 +121,10 @@ class _Chunk:
     """Neighbouring sites that share one pass through the scratch."""
 
     start: int
-    signs: list[tuple[Callable[[nn.Module], Tensor], nn.Module, Tensor]]
-    "Effective function, module, and the piece of scratch for its signs."
+    latents: list[tuple[Tensor, Tensor]]
+    "Of sites whose latent weight is what the sign is taken of: that weight, and the piece of scratch for its signs."
+    functions: list[tuple[EffectiveSign, nn.Module, Tensor]]
+    "Of all other sites: function, module, and piece of scratch."
     bits: Tensor
     "The scratch, bool."
     words: Tensor
@@ -183,18 +186,25 @@ class SignTracker:
 
     def _chunk(self, group: list[int], size: int) -> _Chunk:
         base = self.spans[group[0]][0]
-        signs, gaps = [], []
+        latents: list[tuple[Tensor, Tensor]] = []
+        functions: list[tuple[EffectiveSign, nn.Module, Tensor]] = []
+        gaps: list[Tensor] = []
         for position in group:
             site, (start, stop) = self.sites[position], self.spans[position]
             assert site.effective_sign is not None
             piece = self._scratch[start - base : stop - base].view(site.shape)
-            signs.append((site.effective_sign, site.module, piece))
+            if _is_plain(site):
+                latents.append(
+                    (site.effective_sign(site.module), piece)
+                )  # sixteen calls saved are a sixth of an update
+            else:
+                functions.append((site.effective_sign, site.module, piece))
             if stop % _ALIGN:
                 gap_end = -(-stop // _ALIGN) * _ALIGN
                 gaps.append(self._scratch[stop - base : gap_end - base])
         scratch = self._scratch[:size]
         kept = self.counts.low[base : base + size].view(torch.int64)
-        return _Chunk(base, signs, scratch, scratch.view(torch.int64), kept, gaps)
+        return _Chunk(base, latents, functions, scratch, scratch.view(torch.int64), kept, gaps)
 
     @torch.no_grad()
     def start(self) -> None:
@@ -239,7 +249,9 @@ class SignTracker:
             self.window.index_add_(0, codes, self._one.expand(len(index)))
 
     def _read(self, chunk: _Chunk) -> None:
-        for effective, module, piece in chunk.signs:
+        for latent, piece in chunk.latents:
+            torch.ge(latent, 0, out=piece)
+        for effective, module, piece in chunk.functions:
             torch.ge(effective(module), 0, out=piece)
         for gap in chunk.gaps:
             gap.zero_()
@@ -314,6 +326,13 @@ class SignTracker:
         if "late" in state:
             self.late = ByteCounter(torch.zeros_like(self.last))
             self.late.load(state, "late")
+
+
+def _is_plain(site: Site) -> bool:
+    """Return whether the sign is that of the latent parameter itself, now and always."""
+    if not isinstance(site.module, BinaryLinear) or site.centred or site.effective_sign is None:
+        return False
+    return site.effective_sign(site.module) is site.latent
 
 
 def _numel(site: Site) -> int:
