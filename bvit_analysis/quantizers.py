@@ -41,7 +41,7 @@ class _PolynomialSign(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
         (x,) = ctx.saved_tensors
-        return x.abs().mul_(-2).add_(2).clamp_(min=0).mul_(grads[0])
+        return torch.rsub(x.abs(), 2, alpha=2).clamp_(min=0).mul_(grads[0])
 
 
 class _ClippedSign(torch.autograd.Function):

@@ -11,27 +11,24 @@ import torch
 from torch import Tensor, nn
 
 
-class _ShiftedPrelu(torch.autograd.Function):
-    """One node instead of five: this runs after every binary linear, over its whole output."""
+class _Leak(torch.autograd.Function):
+    """One node instead of four: this runs after every binary linear, over its whole output."""
 
     @staticmethod
-    def forward(ctx: Any, y: Tensor, gamma: Tensor, slope: Tensor, zeta: Tensor) -> Tensor:
-        z = y - gamma
+    def forward(ctx: Any, z: Tensor, slope: Tensor, zeta: Tensor) -> Tensor:
         ctx.save_for_backward(z, slope)
         # torch's own kernel; functional.prelu would take dim 1, the tokens, for the channels.
         return torch.ops.aten._prelu_kernel(z, slope).add_(zeta)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         z, slope = ctx.saved_tensors
         grad = grads[0]
         # torch's backward kernel of PReLU branches per element, which costs 8 times these vectorized passes on a CPU.
         above = torch.ops.aten.threshold_backward(grad, z, 0)  # the gradient where z > 0, else 0
         below = grad - above
-        grad_z = torch.addcmul(above, below, slope)
         return (
-            grad_z,
-            grad_z.sum_to_size(slope.shape).neg_(),
+            torch.addcmul(above, below, slope),
             below.mul_(z).sum_to_size(slope.shape),
             grad.sum_to_size(slope.shape),
         )
@@ -57,7 +54,11 @@ class RPReLU(nn.Module):
         self.zeta = nn.Parameter(torch.zeros(dim))
 
     def forward(self, y: Tensor) -> Tensor:
-        return _ShiftedPrelu.apply(y, self.gamma, self.slope, self.zeta)
+        return self.leak(y - self.gamma)
+
+    def leak(self, centred: Tensor) -> Tensor:
+        """Return f(y) from y - g, (B, N, C): a layer that has g in its bias saves a pass over its output."""
+        return _Leak.apply(centred, self.slope, self.zeta)
 
     def extra_repr(self) -> str:
         return f"dim={self.gamma.numel()}"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.shift import BinarySign
 from bvit_analysis.quantizers import channel_scale, clipped_sign
 
@@ -79,10 +80,16 @@ class BinaryLinear(nn.Module):
         scale = self.weight_scale()
         if self.log_input_scale is not None:
             scale = scale * self.log_input_scale.exp()
-        y = functional.linear(self.sign(x), scale * clipped_sign(self.latent()), self.bias)
-        if self.shortcut:
-            y = y + self._resize(x)
-        return self.activation(y)
+        weight = scale * clipped_sign(self.latent())
+        if not isinstance(self.activation, RPReLU):
+            y = self._add_shortcut(functional.linear(self.sign(x), weight, self.bias), x)
+            return self.activation(y)
+        # The activation begins with y - gamma, which is free inside the bias.
+        gamma = self.activation.gamma
+        bias = -gamma if self.bias is None else self.bias - gamma
+        return self.activation.leak(
+            self._add_shortcut(functional.linear(self.sign(x), weight, bias), x)
+        )
 
     @torch.no_grad()
     def calibrate(self, shifted: Tensor) -> None:
@@ -90,12 +97,15 @@ class BinaryLinear(nn.Module):
         if self.log_input_scale is not None:
             self.log_input_scale.fill_(shifted.abs().mean().clamp(min=1e-6).log())
 
-    def _resize(self, x: Tensor) -> Tensor:
+    def _add_shortcut(self, y: Tensor, x: Tensor) -> Tensor:
+        if not self.shortcut:
+            return y
         if self.in_features == self.out_features:
-            return x
+            return y + x
         if self.in_features < self.out_features:
-            return x.repeat(1, 1, self.out_features // self.in_features)
-        return x.unflatten(-1, (-1, self.out_features)).mean(dim=-2)
+            # Broadcasting over the copies instead of writing them out first.
+            return (y.unflatten(-1, (-1, self.in_features)) + x.unsqueeze(-2)).flatten(-2)
+        return y + x.unflatten(-1, (-1, self.out_features)).mean(dim=-2)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, shortcut={self.shortcut}"
