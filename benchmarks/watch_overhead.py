@@ -68,7 +68,7 @@ def settings() -> list[Setting]:
     batch = scale.training.batch_size
     return [
         Setting(f"laptop ViT, batch {batch}", laptop, (batch, 1, size, size), 10),
-        Setting("DeiT-T, batch 2", deit, (2, 3, 224, 224), 100),
+        Setting("DeiT-T, batch 4", deit, (4, 3, 224, 224), 100),
     ]
 
 

@@ -193,10 +193,8 @@ class SignTracker:
             site, (start, stop) = self.sites[position], self.spans[position]
             assert site.effective_sign is not None
             piece = self._scratch[start - base : stop - base].view(site.shape)
-            if _is_plain(site):
-                latents.append(
-                    (site.effective_sign(site.module), piece)
-                )  # sixteen calls saved are a sixth of an update
+            if _is_plain(site):  # the calls saved are a sixth of an update of a small model
+                latents.append((site.effective_sign(site.module), piece))
             else:
                 functions.append((site.effective_sign, site.module, piece))
             if stop % _ALIGN:
