@@ -97,9 +97,8 @@ def binarize(model: nn.Module, recipe: str | Recipe = "binaryvit") -> Conversion
         assert isinstance(mlp, Mlp)
         assert isinstance(mlp.fc1, nn.Linear)
         assert isinstance(mlp.fc2, nn.Linear)
-        # With RPReLU the nonlinearity lives in the linear; otherwise the model's own stays where it was.
-        slope = 0.25
-        fc1 = _binary_linear(mlp.fc1, f"{path}.mlp.fc1", recipe, slope, report)
+        # fc1's RPReLU takes the place of the model's nonlinearity, so it alone starts with a leak.
+        fc1 = _binary_linear(mlp.fc1, f"{path}.mlp.fc1", recipe, 0.25, report)
         fc2 = _binary_linear(mlp.fc2, f"{path}.mlp.fc2", recipe, 1.0, report)
         mlp.add_module("fc1", fc1)
         mlp.add_module("fc2", fc2)

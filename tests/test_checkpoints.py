@@ -9,9 +9,8 @@ import json
 import math
 import os
 import shutil
-import subprocess
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -421,24 +420,6 @@ def test_too_little_space_is_seen_before_anything_is_written(
     with pytest.raises(CheckpointError, match=r"No space left for .*need \d+ bytes, have 1000 in"):
         _save(tmp_path, 20)
     assert _names(tmp_path) == ["ckpt-00000010"]
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)]
-    try:
-        done = subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:
-        done = False
-    if not done:
-        pytest.skip("cannot mount a tmpfs here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
 
 
 @pytest.mark.parametrize("seen_before", [True, False])
