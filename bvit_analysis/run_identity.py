@@ -34,7 +34,7 @@ def describe_run(
         "sites": describe_sites(sites),
         "costs": model_cost(model, img_size=config.data.img_size).table.to_dict(orient="records"),
         "teacher": teacher,
-        **describe_environment(),
+        **describe_environment(config.training.device),
     }
 
 

@@ -81,7 +81,7 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
         writer.write_status("interrupted", state.step, config.training.steps)
         raise
     except BaseException as error:
-        _try_status(writer, "failed", config, error)
+        _note_failure(writer, config, error)
         raise
     finally:
         writer.close()
@@ -412,10 +412,8 @@ def _finish(
     writer.write_status("finished", state.step, config.training.steps)
 
 
-def _try_status(writer: RunWriter, state: str, config: RunConfig, error: BaseException) -> None:
+def _note_failure(writer: RunWriter, config: RunConfig, error: BaseException) -> None:
     # The disk may be what failed; the first error is the one to show.
     with contextlib.suppress(OSError, BvitError):
-        step = load_run(writer.run_dir).status.get("step", 0)
-        writer.write_status(
-            state, step, config.training.steps, error=f"{type(error).__name__}: {error}"
-        )
+        text = f"{type(error).__name__}: {error}"
+        writer.write_status("failed", writer.step, config.training.steps, error=text)
