@@ -13,6 +13,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from bvit_analysis import plots as plots
+    from bvit_analysis import widgets as widgets
     from bvit_analysis.config import RECIPES as RECIPES
     from bvit_analysis.config import Recipe as Recipe
     from bvit_analysis.config import RunConfig as RunConfig
@@ -53,7 +54,7 @@ _HOMES = {
     "find_sites": "sites",
     "Watch": "watch",
 }
-_MODULES = ("plots", "tables", "measures", "quantizers", "layers", "instruments")
+_MODULES = ("plots", "tables", "widgets", "measures", "quantizers", "layers", "instruments")
 
 __all__ = ["__version__", *sorted(_HOMES), *_MODULES]  # noqa: PLE0604 - built from the table above
 

@@ -242,6 +242,8 @@ class WatchConfig:
     "Steps between trajectory rows."
     frequency_threshold: float = 0.02
     "A weight oscillates often if it flips in more than this share of steps."
+    attention_images: int = 6
+    "Test images whose binary and float attention is kept at the end of a training; 0 keeps none."
     seed: int = 0
     "Chooses the sampled weights."
 
@@ -249,6 +251,7 @@ class WatchConfig:
         for name in ("flips_every", "distribution_every", "activation_every", "trajectory_every"):
             _check_at_least(self, name, 1)
         _check_at_least(self, "trajectory_weights", 0)
+        _check_at_least(self, "attention_images", 0)
 
 
 @dataclass(frozen=True, kw_only=True)

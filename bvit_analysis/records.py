@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import socket
@@ -19,6 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from bvit_analysis.errors import ConfigError, RunError, unknown_name
+from bvit_analysis.run_arrays import encode_arrays
+from bvit_analysis.run_attention import AttentionExamples, write_attention
 from bvit_analysis.run_files import (
     DamagedFile,
     RunWarning,
@@ -55,6 +56,7 @@ __all__ = [
     "SCHEMAS",
     "SCHEMA_VERSION",
     "SITE_METRICS",
+    "AttentionExamples",
     "Run",
     "RunWarning",
     "RunWriter",
@@ -352,10 +354,17 @@ class RunWriter:
                     f"counts array {name!r} must hold whole numbers, got {array.dtype}"
                 )
             arrays[name] = np.ascontiguousarray(array, dtype).reshape(array.shape)
-        sink = io.BytesIO()
-        np.savez_compressed(sink, **arrays)
         name = counts_file(self.site_ids[site], site)
-        write_bytes_atomic(self.run_dir / "counts" / name, sink.getbuffer())
+        write_bytes_atomic(self.run_dir / "counts" / name, encode_arrays(arrays))
+
+    def write_attention(self, examples: AttentionExamples) -> None:
+        """Store what attention did with a few images, replacing what was stored before.
+
+        Raises:
+            ConfigError: If the maps are more than is read again.
+            RunError: If they cannot be stored.
+        """
+        write_attention(self.run_dir, examples)
 
     def close(self, *, compact: bool = True) -> None:
         """Store what waits, merge small parts and give the folder up; a second call does nothing.

@@ -65,6 +65,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "histograms": _schema(
         **_SITE, kind=pa.string(), lo=pa.float64(), hi=pa.float64(), counts=pa.list_(pa.int64())
     ),
+    "channels": _schema(**_SITE, n=pa.int64(), counts=pa.list_(pa.int64())),
     "trajectories": _schema(
         **_SITE, index=pa.int64(), latent=pa.float32(), gradient=pa.float32(), sign=pa.int8()
     ),
@@ -74,6 +75,7 @@ KEYS: dict[str, tuple[str, ...]] = {
     "timings": ("step",),
     "sites": ("step", "site_id"),
     "histograms": ("step", "site_id", "kind"),
+    "channels": ("step", "site_id"),
     "trajectories": ("step", "site_id", "index"),
 }
 "Columns that identify a row; of two rows with one key the later value counts, and NaN never does."

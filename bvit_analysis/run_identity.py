@@ -31,6 +31,7 @@ def describe_run(
         "config": to_dict(config),
         "seed": config.seed,
         "data_fingerprint": dataset.fingerprint,
+        "class_names": list(dataset.class_names),
         "sites": describe_sites(sites),
         "costs": model_cost(model, img_size=config.data.img_size).table.to_dict(orient="records"),
         "teacher": teacher,

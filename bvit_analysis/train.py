@@ -28,6 +28,7 @@ from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.data import Dataset, evaluation_batches, load_dataset, train_batches
 from bvit_analysis.errors import BvitError, ConfigError, RunError, TrainingError
 from bvit_analysis.finiteness import first_non_finite
+from bvit_analysis.instruments.attention import attention_examples
 from bvit_analysis.interruption import Interrupted as Interrupted
 from bvit_analysis.interruption import stop_signals
 from bvit_analysis.randomness import seeded
@@ -76,6 +77,7 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
         if checkpoint:
             restore_state(state, checkpoint.tensors, checkpoint.state, checkpoint.step)
         _loop(config, dataset, teacher, state, writer, run_dir, progress)
+        _keep_attention(config, dataset, state, teacher, sites, writer)
         _finish(config, dataset, state, writer, teacher_figures)
     except Interrupted:
         writer.write_status("interrupted", state.step, config.training.steps)
@@ -388,6 +390,28 @@ def _digest(model: nn.Module) -> str:
         digest.update(name.encode())
         digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _keep_attention(
+    config: RunConfig,
+    dataset: Dataset,
+    state: TrainingState,
+    teacher: nn.Module | None,
+    sites: list[Site],
+    writer: RunWriter,
+) -> None:
+    number = config.watch.attention_images
+    if not number or not sites:
+        return
+    images, labels = next(evaluation_batches(dataset, "test", batch_size=number, limit=number))
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (dataset.mean, dataset.std))
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    device = config.training.device
+    examples = attention_examples(
+        state.model, teacher, sites, images.to(device), pixels.numpy(), labels.numpy()
+    )
+    if examples is not None:
+        writer.write_attention(examples)
 
 
 def _finish(

@@ -340,6 +340,8 @@ class Watch:
                 writer.append("sites", rows.site_columns())
             if rows.histograms["step"]:
                 writer.append("histograms", rows.histograms)
+            if rows.channels["step"]:
+                writer.append("channels", rows.channels)
         trajectories = self._trajectories.drain()
         if trajectories:
             writer.append("trajectories", trajectories)

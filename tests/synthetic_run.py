@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from bvit_analysis.config import RECIPES, RunConfig, to_dict
-from bvit_analysis.records import RunWriter, write_json_atomic
+from bvit_analysis.records import AttentionExamples, RunWriter, write_json_atomic
 
 EMBED, HEADS = 32, 2
 WEIGHT_SHAPES = {
@@ -28,6 +28,8 @@ CHANNELS = {
     "mlp.fc2.sign": 4 * EMBED,
 }
 FLIPS_EVERY, DISTRIBUTION_EVERY, SAMPLED = 2, 10, 8
+SIGNS = 8500
+"Signs counted a channel: 500 images of 17 tokens."
 
 
 def _sites(blocks: int) -> list[dict[str, Any]]:
@@ -156,7 +158,7 @@ def _entropy_bits(p: np.ndarray) -> np.ndarray:
 
 def _activation_row(
     rng: np.random.Generator, offset: np.ndarray, *, attention: bool
-) -> tuple[dict[str, float], np.ndarray]:
+) -> tuple[dict[str, float], np.ndarray, np.ndarray]:
     shifted = offset + rng.normal(0, 0.02, offset.shape)
     positive = 1 / (1 + np.exp(-1.702 * shifted))
     if attention:
@@ -172,7 +174,28 @@ def _activation_row(
         "binarization_error": float(0.363 + 0.1 * (shifted**2).mean()),
         "twin_agreement": float(0.75 - 0.05 * shifted.std()),
     }
-    return row, np.histogram(entropy, bins=20, range=(0, 1))[0].astype(np.int64)
+    counted = np.round(positive * SIGNS).astype(np.int64)
+    return row, np.histogram(entropy, bins=20, range=(0, 1))[0].astype(np.int64), counted
+
+
+def attention_examples(
+    rng: np.random.Generator, sites: list[str], *, images: int = 3
+) -> AttentionExamples:
+    """Return invented attention of a few images over 17 tokens; the student resembles the teacher."""
+    shape = (images, len(sites), HEADS, 17, 17)
+    teacher = rng.dirichlet(np.full(17, 0.4), shape[:-1]).astype(np.float32)
+    scores = 0.7 * teacher + 0.3 * rng.dirichlet(np.full(17, 2.0), shape[:-1]).astype(np.float32)
+    labels = np.arange(images)
+    return AttentionExamples(
+        images=rng.integers(0, 256, (images, 1, 28, 28)).astype(np.uint8),
+        labels=labels,
+        predictions=(labels + (labels == 1)) % 10,
+        teacher_predictions=labels,
+        sites=sites,
+        bits=scores >= 1.2 / 17,
+        scores=scores,
+        teacher=teacher,
+    )
 
 
 def make_run(
@@ -282,11 +305,13 @@ def make_run(
                 if site["kind"] == "weight":
                     continue
                 site_id = site["site_id"]
-                measured, counts = _activation_row(
+                measured, counts, counted = _activation_row(
                     rng, offsets[site_id], attention=site["kind"] == "attention"
                 )
                 writer.append("sites", {"step": number, "site_id": site_id, **measured})
                 _histogram(writer, number, site_id, "channel_entropy", 0.0, 1.0, counts)
+                where = {"step": number, "site_id": site_id}
+                writer.append("channels", where | {"n": SIGNS, "counts": counted})
     writer.seal()
     for site in sites:
         if site["kind"] == "weight" and state in ("finished", "interrupted"):
@@ -299,6 +324,9 @@ def make_run(
                 late=matrix.late,
                 steps=steps,
             )
+    maps = [row["site"] for row in sites if row["kind"] == "attention"]
+    if maps and state == "finished" and kind == "binary":
+        writer.write_attention(attention_examples(rng, maps))
     if state == "finished":
         correct = round(500 * (ceiling - 0.01))
         writer.write_result(

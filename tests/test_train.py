@@ -68,20 +68,23 @@ def everything(folder: Path) -> dict[str, object]:
     """All that a run records and learns, without what a clock measured."""
     run = load_run(folder)
     found: dict[str, object] = {}
-    for kind in ("scalars", "sites", "histograms", "trajectories"):
+    for kind in ("scalars", "sites", "histograms", "channels", "trajectories"):
         frame = getattr(run, kind)
         for column in frame.columns:
             values = frame[column].to_numpy()
             if values.dtype == object:
                 values = (
                     np.concatenate([np.asarray(v).ravel() for v in values])
-                    if kind == "histograms" and column == "counts"
+                    if kind in ("histograms", "channels") and column == "counts"
                     else values.astype(str)
                 )
             found[f"{kind}.{column}"] = values
     for site in run.site_table.query("kind == 'weight'")["site"]:
         for name, array in run.counts(site).items():
             found[f"counts.{site}.{name}"] = np.asarray(array)
+    if run.attention is not None:
+        for name in ("images", "predictions", "bits", "scores", "teacher"):
+            found[f"attention.{name}"] = getattr(run.attention, name)
     checkpoint = load_checkpoint(folder)
     assert checkpoint is not None
     for name, tensor in checkpoint.tensors.items():

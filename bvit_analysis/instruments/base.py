@@ -16,13 +16,16 @@ from bvit_analysis.errors import CheckpointError
 
 @final
 class Rows:
-    """The rows of one step: metrics by site and histograms, merged over all instruments."""
+    """The rows of one step: metrics by site, histograms and channel counts, merged over all instruments."""
 
     def __init__(self, step: int) -> None:
         self.step = step
         self.metrics: dict[int, dict[str, float]] = {}
         self.histograms: dict[str, list[Any]] = {
             name: [] for name in ("step", "site_id", "kind", "lo", "hi", "counts")
+        }
+        self.channels: dict[str, list[Any]] = {
+            name: [] for name in ("step", "site_id", "n", "counts")
         }
 
     def put(self, site_id: int, **values: float) -> None:
@@ -33,6 +36,12 @@ class Rows:
         """Add a histogram of a site: counts of equal bins on [lo, hi]."""
         row = (self.step, site_id, kind, lo, hi, counts.cpu().numpy())
         for column, value in zip(self.histograms.values(), row, strict=True):
+            column.append(value)
+
+    def channel_counts(self, site_id: int, n: int, counts: Tensor) -> None:
+        """Add how many of n values were at or above 0 in each channel of a site, (C,)."""
+        row = (self.step, site_id, n, counts.cpu().numpy().astype(np.int64))
+        for column, value in zip(self.channels.values(), row, strict=True):
             column.append(value)
 
     def site_columns(self) -> dict[str, np.ndarray]:

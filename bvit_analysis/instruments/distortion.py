@@ -245,21 +245,29 @@ def _teacher_value(twin: _Twin, inputs: Tensor, output: Tensor, site: Site) -> T
     batch, tokens, _ = output.shape
     if twin.part == "probabilities":
         keep = max(1, min(_IMAGES, _VALUES // (heads * tokens * tokens)))
-    else:
-        keep = _keep(output[..., : output.shape[-1] // 3])
-    qkv = output[:keep].unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    q, k, v = qkv.unbind(0)  # (B, h, N, d) each
-    q, k = _normed(attention, "q_norm", q), _normed(attention, "k_norm", k)
-    if twin.part == "probabilities":
-        scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
-        with torch.autocast(q.device.type, enabled=False):
-            scores = (q.float() * scale) @ k.float().transpose(-2, -1)
-        value = scores.softmax(dim=-1) - 1 / tokens
+        value = float_probabilities(attention, output[:keep]) - 1 / tokens
         return value.movedim(1, -1).reshape(-1, heads)
+    keep = _keep(output[..., : output.shape[-1] // 3])
+    q, k, v = _heads(attention, output[:keep])
     part = {"q": q, "k": k, "v": v}[twin.part]
     if heads * part.shape[-1] != site.shape[0]:
         return None
     return part.transpose(1, 2).reshape(-1, site.shape[0])
+
+
+def float_probabilities(attention: nn.Module, qkv: Tensor) -> Tensor:
+    """Return softmax(q k^T c) of a float timm attention, (B, h, N, N), from the output of its qkv, (B, N, 3 D)."""
+    q, k, _ = _heads(attention, qkv)
+    scale = getattr(attention, "scale", q.shape[-1] ** -0.5)
+    with torch.autocast(q.device.type, enabled=False):
+        scores = (q.float() * scale) @ k.float().transpose(-2, -1)
+    return scores.softmax(dim=-1)
+
+
+def _heads(attention: Any, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    heads = qkv.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    q, k, v = heads.unbind(0)  # (B, h, N, d) each
+    return _normed(attention, "q_norm", q), _normed(attention, "k_norm", k), v
 
 
 def _normed(attention: nn.Module, name: str, x: Tensor) -> Tensor:

@@ -127,7 +127,8 @@ class EntropyInstrument(Instrument):
 
     sign_entropy_bits has the correction of Miller and Madow, sign_entropy_plugin_bits has not; shares of channels
     below 0.5 bit and of constant ones; positive_share over all; channel_spread of mean / std (activations only).
-    The histogram `channel_entropy` has 20 bins on [0, 1] bit, of the corrected entropies.
+    The histogram `channel_entropy` has 20 bins on [0, 1] bit, of the corrected entropies; the counts they come from
+    are recorded channel by channel.
 
     Args:
         listener: What sums up the sampled steps.
@@ -157,3 +158,4 @@ class EntropyInstrument(Instrument):
                 mean, std = channel_moments(m.n, m.total, m.square)
                 rows.put(site_id, channel_spread=channel_spread(mean, std))
             rows.histogram(site_id, "channel_entropy", 0.0, 1.0, histogram(bits, 0.0, 1.0, 20))
+            rows.channel_counts(site_id, m.n, m.positive)

@@ -10,6 +10,9 @@ from bvit_analysis.tables.ablation import comparability as comparability
 from bvit_analysis.tables.ablation import finding as finding
 from bvit_analysis.tables.ablation import scale_table as scale_table
 from bvit_analysis.tables.ablation import verdict_table as verdict_table
+from bvit_analysis.tables.channels import channel_entropy as channel_entropy
+from bvit_analysis.tables.channels import channel_sites as channel_sites
+from bvit_analysis.tables.channels import channel_steps as channel_steps
 from bvit_analysis.tables.evidence import run_table as run_table
 from bvit_analysis.tables.frames import LAST_HALF as LAST_HALF
 from bvit_analysis.tables.frames import flip_counts as flip_counts
