@@ -65,7 +65,7 @@ def write_attention(run_dir: Path, examples: AttentionExamples) -> None:
             f"attention maps hold {examples.bits.size} values, at most {MAX_ATTENTION_VALUES} are"
             " stored; give fewer images"
         )
-    arrays = {
+    arrays: dict[str, np.ndarray] = {
         "images": examples.images.astype(np.uint8),
         "labels": examples.labels.astype(np.int64),
         "predictions": examples.predictions.astype(np.int64),
