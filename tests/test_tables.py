@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from itertools import product
 from pathlib import Path
 
@@ -350,6 +351,37 @@ def test_load_runs_takes_folders_of_runs_runs_and_what_lies_near(
         assert [run.run_id for run in tables.load_runs()] == ["done"]
 
 
+def test_own_runs_come_before_shipped_ones_and_a_lone_teacher_hides_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "notebooks").mkdir()
+    make_run(tmp_path / "data" / "runs" / "shipped", steps=20)
+    make_run(tmp_path / "data" / "runs" / "teacher-shipped", kind="float", steps=20)
+
+    def found() -> list[list[str]]:
+        ids = []
+        for place in (tmp_path, tmp_path / "notebooks"):
+            monkeypatch.chdir(place)
+            ids.append([run.run_id for run in tables.load_runs()])
+        assert ids[0] == ids[1]
+        return ids[0]
+
+    assert found() == ["shipped", "teacher-shipped"]
+    assert "'../data/runs'" in tables.describe_runs(
+        tables.load_runs()
+    )  # the last place is notebooks/
+    make_run(tmp_path / "runs" / "teacher-own", kind="float", steps=20)
+    make_run(tmp_path / "runs" / "seen", kind="watched", steps=20)
+    make_run(tmp_path / "runs" / "going", steps=20, state="interrupted")
+    assert found() == ["shipped", "teacher-shipped"]
+    own = make_run(tmp_path / "runs" / "mine" / "own", steps=20)
+    assert found() == ["own", "teacher-own", "seen"]
+    assert tables.load_runs([own])[0].run_id == "own"
+    shutil.rmtree(tmp_path / "data")
+    shutil.rmtree(own)
+    assert found() == ["teacher-own", "seen"]
+
+
 def test_sentences_about_what_is_left_out(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -360,6 +392,10 @@ def test_sentences_about_what_is_left_out(
     broken = load_run(make_run(tmp_path / "going", steps=20, state="interrupted"))
     assert "going is interrupted at step 20" in tables.describe_runs([broken])
     assert tables.close_ups([teacher]) == []
+    listed = [load_run(make_run(tmp_path / f"a\n{i}" / "x", steps=20)) for i in range(4)]
+    text = tables.describe_runs(listed)
+    assert "\n" not in text
+    assert text.endswith("and 1 more folders.")
 
 
 def test_close_ups_and_place(runs: list[Run]) -> None:

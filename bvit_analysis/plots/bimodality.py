@@ -30,18 +30,21 @@ BIMODALITY_LABELS = {
     "kurtosis": "kurtosis",
     "valley_depth": "valley depth (0..1)",
 }
-_NO_WEIGHTS = "No distribution of latent weights is recorded in these runs (yet)."
-_U = "u = latent weight / mean |w| of its row"
-_REACH = 3.0
+NO_WEIGHTS = "No distribution of latent weights is recorded in these runs (yet)."
+NORMALISED = "u = latent weight / mean |w| of its row"
+REACH = 3.0
 
 
-def histogram_table(run: Run | None, *, site: str | None = None, kind: str) -> pd.DataFrame:
+def histogram_table(
+    run: Run | None, *, site: str | None = None, kind: str, step: int | None = None
+) -> pd.DataFrame:
     """Return the recorded histograms of one kind, summed over sites.
 
     Args:
         run: One run; None gives nothing.
         site: One site; None takes all.
         kind: 'latent_normalised' (of weight sites) or 'channel_entropy' (of activation sites).
+        step: One recorded step; None takes all.
 
     Returns:
         One row a step: step, lo, hi, counts (int64 array, shape (bins,)).
@@ -53,6 +56,8 @@ def histogram_table(run: Run | None, *, site: str | None = None, kind: str) -> p
     if run is None:
         return pd.DataFrame(columns=["step", "lo", "hi", "counts"])
     rows = run.histograms
+    if step is not None:
+        rows = rows[rows["step"] == step]
     of_kind = run.site_table["kind"] == ("weight" if kind == "latent_normalised" else "activation")
     rows = rows[(rows["kind"] == kind) & rows["site"].isin(run.site_table.loc[of_kind, "site"])]
     rows = rows[rows["site"] == site] if site is not None else rows
@@ -66,7 +71,7 @@ def histogram_table(run: Run | None, *, site: str | None = None, kind: str) -> p
     return pd.DataFrame(summed, columns=["step", "lo", "hi", "counts"])
 
 
-def _densities(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def densities(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Return bin edges, shape (bins + 1,), and densities per unit of u, shape (steps, bins)."""
     counts = np.stack([np.asarray(row, dtype=float) for row in table["counts"]])
     edges = np.linspace(table["lo"].iloc[0], table["hi"].iloc[0], counts.shape[1] + 1)
@@ -84,7 +89,7 @@ def density_limit(runs: tables.Runs, *, site: str | None = None) -> float:
     found = [
         histogram_table(run, site=site, kind="latent_normalised") for run in tables.as_runs(runs)
     ]
-    return max((float(_densities(one)[1].max()) for one in found if not one.empty), default=1.0)
+    return max((float(densities(one)[1].max()) for one in found if not one.empty), default=1.0)
 
 
 def gaussian_density(u: np.ndarray) -> np.ndarray:
@@ -126,8 +131,8 @@ def plot_latent_histogram(
     table = histogram_table(run, site=site, kind="latent_normalised")
     ax = style.axes(ax, height=4.0 if kind == "heat" else 4.8)
     if run is None or table.empty:
-        return style.nothing(ax, _NO_WEIGHTS)
-    edges, density = _densities(table)
+        return style.nothing(ax, NO_WEIGHTS)
+    edges, density = densities(table)
     steps = table["step"].to_numpy(dtype=float)
     if kind == "heat":
         _heat(ax, steps, edges, density, highest)
@@ -160,8 +165,8 @@ def _heat(
     )
     ax.axhline(0.0, color="#D55E00", linewidth=0.9)
     ax.grid(visible=False)
-    ax.set_ylim(-_REACH, _REACH)
-    style.titles(ax, x=STEP, y=_U)
+    ax.set_ylim(-REACH, REACH)
+    style.titles(ax, x=STEP, y=NORMALISED)
     owner = ax.get_figure(root=True)
     if owner is not None:
         owner.colorbar(mesh, ax=ax, pad=0.01, label="share of weights per unit of u")
@@ -180,10 +185,10 @@ def _ridges(
         ax.plot(u, base + density[row], color="white", linewidth=0.8, zorder=depth + 0.1)
         ax.plot(u, base + gaussian_density(u), color="#333333", ls=":", lw=0.9, zorder=depth + 0.2)
     ax.set_yticks(lift * np.arange(len(chosen)), [f"step {int(steps[row])}" for row in chosen])
-    ax.set_xlim(-_REACH, _REACH)
+    ax.set_xlim(-REACH, REACH)
     ax.grid(visible=False)
     ax.axvline(0.0, color="#D55E00", linewidth=0.9)
-    ax.set_xlabel(_U)
+    ax.set_xlabel(NORMALISED)
     ax.set_ylabel("density, each on its own base line")
     style.legend(ax, handles=[style.key("Gaussian weights", "#333333", line=":")])
 
@@ -254,7 +259,7 @@ def _over_steps_with_null(
     frame = site_data(data, [name], kind="weight").dropna(subset=[name])
     ax = style.axes(ax)
     if frame.empty:
-        return style.nothing(ax, _NO_WEIGHTS)
+        return style.nothing(ax, NO_WEIGHTS)
     means = tables.mean_over_sites(frame, name)
     value = chance.GAUSSIAN_NULLS[name]
     style.null_line(ax, value, "Gaussian weights", number=f"{value:.3g}")

@@ -1,15 +1,16 @@
-"""Figures of weight flips: how many, where, which weights, how soon they return, and single weights."""
+"""Figures of weight flips: how many, where, which weights, and how soon they return."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm
+from matplotlib.colors import LogNorm, Normalize
 
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
@@ -25,10 +26,10 @@ from bvit_analysis.plots.series import (
 )
 from bvit_analysis.records import Run
 from bvit_analysis.tables import chance
+from bvit_analysis.tables import colour_limits as colour_limits
 
 FLIP_BACK_STEPS = (1, 5, 10, 50, 100)
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
-_NO_TRAJECTORIES = "No trajectories of single weights are recorded in this run."
 _MOST_BINS = 45
 
 
@@ -109,15 +110,18 @@ def plot_flip_atlas(
     metric: str = "flip_rate",
     limits: tuple[float, float] | None = None,
     columns: int = 120,
+    bar: Axes | Literal["beside", "none"] = "beside",
 ) -> Axes:
     """Draw a measure of every weight site over training as a map of sites x steps.
 
     Args:
         run: One run; None draws a sentence.
         ax: Where to draw; None makes a figure.
-        metric: A weight column of ``run.sites`` that is >= 0.
-        limits: Ends of the logarithmic colour scale, so that two maps can share it.
+        metric: A weight column of ``run.sites`` that is >= 0; tables.ATLAS_METRICS says which are
+            drawn on a linear scale.
+        limits: Ends of the colour scale, so that two maps can share it.
         columns: At most so many columns; each is the mean of the steps in it.
+        bar: Where the colour bar goes: beside the map, nowhere, or on axes of its own.
 
     Returns:
         The axes; the colour bar is the last axes of its figure.
@@ -126,60 +130,65 @@ def plot_flip_atlas(
         ConfigError: If several runs are given.
     """
     run = one_run(run)
-    frame = tables.site_frame([run] if run else [], [metric], kind="weight").dropna(subset=[metric])
-    sites = frame.drop_duplicates("site").sort_values("order")["site"].tolist()
-    ax = style.axes(ax, height=min(9.0, 1.6 + 0.2 * max(8, len(sites))))
-    if run is None or frame.empty:
+    found = tables.site_atlas(run, metric, columns=columns)
+    ax = style.axes(ax, height=min(9.0, 1.6 + 0.2 * max(8, len(found.sites))))
+    if run is None or not found.sites:
         return style.nothing(ax, _NO_FLIPS)
-    steps = np.sort(frame["step"].unique())
-    groups = np.array_split(steps, min(columns, len(steps)))
-    group_of = {step: index for index, group in enumerate(groups) for step in group}
-    grid = (
-        frame.assign(column=frame["step"].map(group_of))
-        .pivot_table(index="site", columns="column", values=metric, aggfunc="mean", sort=False)
-        .reindex(index=sites, columns=range(len(groups)))
-        .to_numpy(dtype=float)
-    )
-    low, high = limits or colour_limits(run, metric)
-    # a step without any flip is drawn in the lowest colour: zero has no logarithm
-    drawn = np.where(np.isnan(grid), np.nan, np.maximum(grid, low))
-    edges = np.array([0 if i == 0 else groups[i - 1][-1] for i in range(len(groups))] + [steps[-1]])
+    known = tables.atlas_metric(metric)
+    low, high = limits or tables.colour_limits(run, metric)
     mesh = ax.pcolormesh(
-        edges,
-        np.arange(len(sites) + 1) - 0.5,
-        drawn,
-        norm=LogNorm(low, high),
+        found.edges,
+        np.arange(len(found.sites) + 1) - 0.5,
+        atlas_cells(found, low),
+        norm=LogNorm(low, high) if known.scale == "log" else Normalize(low, high),
         cmap=matplotlib.colormaps[style.SEQUENTIAL],
         rasterized=True,
     )
     ax.grid(visible=False)
     ax.invert_yaxis()
-    style.category_ticks(ax, sites)
+    _site_ticks(ax, found.sites)
     owner = ax.get_figure(root=True)
-    if owner is not None:
-        label = "flips per weight and step" if metric == "flip_rate" else metric
-        bar = owner.colorbar(mesh, ax=ax, pad=0.01, label=label)
-        style.plain_log_ticks(bar.ax.yaxis)
-        style.literal(bar.ax)
-    style.titles(ax, title=f"{metric} by site: {run.label}", x=STEP)
-    most = sites[int(np.nanargmax(np.nanmean(grid, axis=1)))]
-    return style.describe(
-        ax,
-        f"Map of {metric} for {len(sites)} weight sites over {steps[-1]} steps of {run.label}; "
-        f"highest on average at {most}.",
+    if owner is not None and bar != "none":
+        place = {"ax": ax, "pad": 0.01} if bar == "beside" else {"cax": bar}
+        drawn = owner.colorbar(mesh, label=known.label, **place)
+        drawn.ax.minorticks_off()
+        if known.scale == "log":
+            style.plain_log_ticks(drawn.ax.yaxis)
+        style.literal(drawn.ax)
+    style.titles(ax, title=atlas_title(run, metric), x=STEP)
+    return style.describe(ax, atlas_text(run, metric, found))
+
+
+def atlas_cells(found: tables.Atlas, low: float) -> np.ndarray:
+    """Return what an atlas draws: a cell below the scale in its lowest colour, for zero has no logarithm."""
+    return np.where(np.isnan(found.grid), np.nan, np.maximum(found.grid, low))
+
+
+def atlas_title(run: Run, metric: str) -> str:
+    """Return the title of a run's atlas."""
+    return f"{metric} by site: {run.label}"
+
+
+def atlas_text(run: Run, metric: str, found: tables.Atlas) -> str:
+    """Return the description of a run's atlas, for readers who do not see it."""
+    rows = np.isfinite(found.grid).any(axis=1)
+    means = [
+        float(np.nanmean(row)) if some else -1.0 for row, some in zip(found.grid, rows, strict=True)
+    ]
+    return (
+        f"Map of {metric} for {len(found.sites)} weight sites over {found.edges[-1]} steps of "
+        f"{run.label}; highest on average at {found.sites[int(np.argmax(means))]}."
     )
 
 
-def colour_limits(runs: tables.Runs, metric: str = "flip_rate") -> tuple[float, float]:
-    """Return ends of a logarithmic colour scale that fits all these runs, at most three decades."""
-    frame = tables.site_frame(runs, [metric], kind="weight")
-    values = frame[metric].to_numpy(dtype=float)
-    values = values[np.isfinite(values) & (values > 0)]
-    if not values.size:
-        return 1e-4, 1e-1
-    high = float(np.quantile(values, 0.998))
-    low = max(float(np.quantile(values, 0.02)), high / 1000)
-    return (low, high) if low < high else (high / 10, high)
+def _site_ticks(ax: Axes, sites: Sequence[str]) -> None:
+    """Name the rows, in small print and thinned where the axes are low."""
+    owner = ax.get_figure(root=True)
+    inches = 4.0 if owner is None else 0.9 * ax.get_position().height * owner.get_size_inches()[1]
+    size = min(9.0, max(6.0, 0.8 * 72 * inches / len(sites)))
+    stride = max(1, math.ceil(1.1 * size * len(sites) / (72 * inches + size)))
+    chosen = list(range(0, len(sites), stride))
+    ax.set_yticks(chosen, [style.clip(sites[i], 32) for i in chosen], fontsize=size)
 
 
 @style.bvit()
@@ -344,87 +353,3 @@ def _draw_flip_back_nulls(ax: Axes, curves: pd.DataFrame) -> None:
         ax.plot(FLIP_BACK_STEPS, wandering, color=style.NULL_COLOUR, linestyle="--", label=label)
     coins = chance.white_flip_back(FLIP_BACK_STEPS)
     ax.plot(FLIP_BACK_STEPS, coins, color=style.NULL_COLOUR, linestyle=":", label="fair coins")
-
-
-@style.bvit()
-def plot_trajectories(
-    run: Run | None,
-    *,
-    ax: Axes | None = None,
-    site: str | None = None,
-    weights: int = 4,
-    values: Literal["latent", "gradient"] = "latent",
-    window: int | None = None,
-) -> Axes:
-    """Draw the recorded weights that flipped most, step by step, with a mark at each flip.
-
-    Args:
-        run: One run; None draws a sentence.
-        ax: Where to draw; None makes a figure.
-        site: One weight site; None takes all.
-        weights: How many weights to draw.
-        values: 'latent' draws the latent weight, 'gradient' its gradient.
-        window: Only the last so many steps; None draws all.
-
-    Returns:
-        The axes.
-
-    Raises:
-        ConfigError: If several runs are given or ``values`` is unknown.
-    """
-    if values not in ("latent", "gradient"):
-        raise ConfigError(unknown_name("values", values, ("latent", "gradient")))
-    run = one_run(run)
-    ax = style.axes(ax)
-    if run is None:
-        return style.nothing(ax, _NO_TRAJECTORIES)
-    rows = run.trajectories
-    rows = rows[rows["site"] == site] if site is not None else rows
-    if window is not None and len(rows):
-        rows = rows[rows["step"] > rows["step"].max() - window]
-    ranked = most_flipping(rows).head(weights)
-    if ranked.empty:
-        return style.nothing(ax, _NO_TRAJECTORIES)
-    rows = rows.assign(site=rows["site"].astype(str))
-    for colour, which in zip(style.distinct(len(ranked)), ranked.to_dict("records"), strict=True):
-        one = rows[(rows["site"] == which["site"]) & (rows["index"] == which["index"])]
-        flipped = (one["sign"] != one["sign"].shift()) & one["sign"].shift().notna()
-        label = f"{style.clip(which['site'], 26)} [{which['index']}], flips: {which['flips']}"
-        ax.plot(one["step"], one[values], color=colour, linewidth=1.1, label=label)
-        ax.plot(
-            one.loc[flipped, "step"],
-            one.loc[flipped, values],
-            color=colour,
-            linestyle="none",
-            marker="o",
-            markersize=3.5,
-            markeredgecolor="white",
-            markeredgewidth=0.4,
-        )
-    ax.axhline(0.0, color="#333333", linewidth=0.9)
-    unit = "latent weight" if values == "latent" else "gradient of the loss"
-    style.titles(ax, title=f"Most flipping of the recorded weights: {run.label}", x=STEP, y=unit)
-    style.legend(ax, title="dot = sign change")
-    text = ", ".join(f"{w['site']} [{w['index']}] {w['flips']}" for w in ranked.to_dict("records"))
-    return style.describe(ax, f"The {unit} of single weights over steps; flips of each: {text}.")
-
-
-def most_flipping(trajectories: pd.DataFrame) -> pd.DataFrame:
-    """Rank recorded weights by their sign changes.
-
-    Args:
-        trajectories: As ``run.trajectories``.
-
-    Returns:
-        Columns site, index, flips, most flips first, ties in model order.
-    """
-    columns = ["site", "index", "flips"]
-    if trajectories.empty:
-        return pd.DataFrame(columns=columns)
-    rows = trajectories.sort_values(["site", "index", "step"], kind="stable")
-    keys = [rows["site"], rows["index"]]
-    before = rows.groupby(keys, observed=True)["sign"].shift()
-    changed = (before.notna() & (before != rows["sign"])).groupby(keys, observed=True).sum()
-    ranked = changed.rename("flips").reset_index()
-    ranked["site"] = ranked["site"].astype(str)
-    return ranked.sort_values("flips", ascending=False, kind="stable", ignore_index=True)[columns]

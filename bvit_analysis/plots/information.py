@@ -12,7 +12,9 @@ from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import style
 from bvit_analysis.plots.bimodality import histogram_table
+from bvit_analysis.plots.overlay import looks
 from bvit_analysis.plots.series import STEP, Data, last_values, over_steps, site_data
+from bvit_analysis.records import Run
 from bvit_analysis.tables import chance
 
 Over = Literal["sites", "steps"]
@@ -237,3 +239,88 @@ def plot_channel_entropy(
     return style.describe(
         ax, f"Cumulative share of channels by sign entropy. Below 0.5 bit: {text}."
     )
+
+
+@style.bvit()
+def plot_channels(
+    runs: tables.Runs,
+    *,
+    ax: Axes | None = None,
+    site: str | None = None,
+    step: int | None = None,
+) -> Axes:
+    """Draw the sign entropy of each channel of one site, channels sorted, near-constant ones marked.
+
+    H = -p log2 p - (1 - p) log2(1 - p) of p = P(sign = +1) of the channel, Miller-Madow corrected. A marked
+    channel is below half a bit; its mark points up where it is nearly always +1 and down where -1.
+
+    Args:
+        runs: Run or runs, laid over each other.
+        ax: Where to draw; None makes a figure.
+        site: One activation site; None takes the first that is recorded.
+        step: The last recorded step at or before this one; None takes the last.
+
+    Returns:
+        The axes; each run's line goes from its least to its most informative channel.
+    """
+    chosen = tables.binary_runs(runs)
+    ax = style.axes(ax)
+    site = site if site is not None else _first_counted(chosen)
+    drawn, steps, most = [], [], 0
+    for run, look in zip(chosen, looks(chosen), strict=True):
+        taken, table = channels_at(run, site, step)
+        if table.empty:
+            continue
+        table = table.sort_values("entropy_bits", ignore_index=True)
+        rank = np.arange(1, len(table) + 1)
+        ax.plot(rank, table["entropy_bits"], color=look.colour, ls=look.line, label=look.name)
+        for sign, marker in ((True, "^"), (False, "v")):
+            marked = table["near_constant"] & ((table["positive_share"] >= 0.5) == sign)
+            ax.plot(
+                rank[marked],
+                table.loc[marked, "entropy_bits"],
+                linestyle="none",
+                marker=marker,
+                markersize=6,
+                color=look.colour,
+                zorder=3,
+            )
+        most = max(most, len(table))
+        steps.append(taken)
+        dead, mean = int(table["near_constant"].sum()), table["entropy_bits"].mean()
+        drawn.append(f"{look.name} {dead} of {len(table)} near-constant, mean {mean:.2f} bits")
+    if not drawn:
+        return style.nothing(
+            ax, "The signs of single channels are not recorded in these runs at this site."
+        )
+    label = "near-constant:\nmostly +1 up, -1 down"
+    ax.axhspan(0.0, NEAR_CONSTANT_BITS, color="#EFEFEF", zorder=0, label=label)
+    ax.set_xlim(0.5 - 0.01 * most, most + 0.5 + 0.01 * most)
+    ax.set_ylim(-0.03, 1.06)
+    several = dict.fromkeys(steps)
+    when = f"step{'s' if len(several) > 1 else ''} {' and '.join(map(str, several))}"
+    style.titles(
+        ax,
+        title=f"{site}, {when}",
+        x="channel, least informative first",
+        y="sign entropy (bits)",
+    )
+    style.legend(ax)
+    return style.describe(
+        ax, f"Sign entropy of the channels of {site} at {when}: {'; '.join(drawn)}."
+    )
+
+
+def channels_at(
+    run: Run, site: str | None, step: int | None = None
+) -> tuple[int | None, pd.DataFrame]:
+    """Return the recorded step that stands for a step, and channel_entropy there; None and no rows without one."""
+    steps = [] if site is None else tables.channel_steps(run, site)
+    taken = tables.step_at(steps, step)
+    if site is None or taken is None:
+        return None, pd.DataFrame()
+    return taken, tables.channel_entropy(run, site, taken)
+
+
+def _first_counted(runs: list[Run]) -> str | None:
+    return next((site for run in runs for site in tables.channel_sites(run)), None)

@@ -95,10 +95,14 @@ class Picture(Figure):
 
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
-    ) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        from bvit_analysis.plots.export import save_shown  # it needs this module
+
         text = alt_text(self)
-        png = base64.b64encode(to_png(self)).decode("ascii")
-        return {"image/png": png, "text/plain": text}, {"image/png": {"alt": text}}
+        png = to_png(self)
+        saved = save_shown({"": lambda: self}, png=png)
+        shown = base64.b64encode(png).decode("ascii")
+        return {"image/png": shown, "text/plain": text}, {"image/png": {"alt": text, **saved}}
 
 
 def figure(width: float = 7.2, height: float = 4.0) -> Picture:

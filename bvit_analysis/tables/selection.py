@@ -15,7 +15,10 @@ from bvit_analysis.tables.metrics import FLOAT, ordered
 Runs: TypeAlias = Run | Sequence[Run]
 
 NEAR = ("runs", "../runs")
-"Where load_runs looks when it is given no path: from the repository and from notebooks/."
+"Where load_runs looks first when it is given no path: from the repository and from notebooks/."
+
+SHIPPED = ("data/runs", "../data/runs")
+"Where it looks where nobody has trained yet: the runs that come with the repository."
 
 
 def as_runs(data: Runs) -> list[Run]:
@@ -38,17 +41,17 @@ def binary_runs(runs: Runs) -> list[Run]:
 
 
 def load_runs(paths: Sequence[str | Path] = ()) -> list[Run]:
-    """Load the runs in these folders, each a run or a folder of runs; none given: all that lie near.
+    """Load the runs in these folders, each a run or a folder of runs; none given: those that lie near.
 
-    Without paths the folders ``runs`` and ``../runs`` are searched, so that a notebook works both
-    from the repository and from its own folder, and only finished runs are taken.
+    Without paths the finished runs below ``runs`` and ``../runs`` are taken, so that a notebook works
+    both from the repository and from its own folder. Where no binary training is among them, those
+    that come with the repository are taken instead, below ``data/runs`` and ``../data/runs``.
 
     Raises:
         RunError: If a path that was given has no run in it.
     """
     if not paths:
-        near = {path.resolve(): path for root in NEAR for path in _runs_below(Path(root))}
-        return in_order(run for run in map(load_run, near.values()) if run.state == "finished")
+        return _nearest()
     chosen: list[Run] = []
     for given in map(Path, paths):
         found = [given] if (given / "run.json").exists() else _runs_below(given)
@@ -58,6 +61,18 @@ def load_runs(paths: Sequence[str | Path] = ()) -> list[Run]:
             )
         chosen.extend(in_order(map(load_run, found)))
     return chosen
+
+
+def _nearest() -> list[Run]:
+    found = [_finished(places) for places in (NEAR, SHIPPED)]
+    # A teacher, or a training that was only watched, answers no notebook's question by itself.
+    trained = [runs for runs in found if any(run.info.get("kind") == "binary" for run in runs)]
+    return next((runs for runs in (*trained, *found) if runs), [])
+
+
+def _finished(places: Iterable[str]) -> list[Run]:
+    near = {path.resolve(): path for root in places for path in _runs_below(Path(root))}
+    return in_order(run for run in map(load_run, near.values()) if run.state == "finished")
 
 
 def _runs_below(root: Path) -> list[Path]:
@@ -96,7 +111,7 @@ def describe_runs(runs: Runs) -> str:
     listed = as_runs(runs)
     if not listed:
         return (
-            "No finished run was found under runs/ or ../runs/, so the figures below stay empty. "
+            "No finished run was found under runs/ or data/runs/, so the figures below stay empty. "
             "Make some with `bvit reproduce --scale smoke`, or name folders in `runs`."
         )
     binary = binary_runs(listed)
@@ -110,4 +125,13 @@ def describe_runs(runs: Runs) -> str:
     if unfinished:
         states = ", ".join(f"{run.run_id} is {run.state} at step {run.step}" for run in unfinished)
         text += f" Not finished, shown as far as they are recorded: {states}."
-    return text
+    # A recipe or a run may carry any name; this stays one line.
+    return f"{' '.join(text.split())} Read from {_places(listed)}."
+
+
+def _places(runs: Sequence[Run], most: int = 3) -> str:
+    folders = list(dict.fromkeys(run.path.parent for run in runs))
+    # Quoted, because a folder may have any name, a new line included.
+    named = [repr(str(folder)) for folder in folders[:most]]
+    more = f" and {len(folders) - most} more folders" if len(folders) > most else ""
+    return ", ".join(named) + more

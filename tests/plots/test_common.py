@@ -32,19 +32,34 @@ MANY: dict[str, Callable[..., Any]] = {
         "plot_near_constant",
         "plot_accuracy",
         "plot_loss",
+        "plot_compared",
+        "plot_run_scatter",
+        "plot_flip_ranks",
         "plot_differences",
         "plot_evidence",
+        "plot_latent_density",
+        "plot_latent_ridges",
+        "plot_bimodality_nulls",
+        "plot_channels",
     )
 }
 ONE: dict[str, Callable[..., Any]] = {
     name: getattr(plots, name)
-    for name in ("plot_flip_atlas", "plot_trajectories", "plot_latent_histogram")
+    for name in (
+        "plot_flip_atlas",
+        "plot_flip_ranking",
+        "plot_trajectories",
+        "plot_weight",
+        "plot_latent_histogram",
+    )
 }
+LEDGERS = ("plot_size_by_part", "plot_operations_by_part", "plot_ratios")
+"They draw a ledger, not runs: tests/plots/test_costs.py."
 
 
 def test_every_plot_is_covered_here() -> None:
     names = {name for name in plots.__all__ if name.startswith("plot_")}
-    assert names == {*MANY, *ONE, "plot_ablation"}
+    assert names == {*MANY, *ONE, *LEDGERS, "plot_ablation", "plot_attention"}
 
 
 @pytest.mark.parametrize("name", MANY)
@@ -78,7 +93,7 @@ def test_draws_one_run_on_a_new_or_given_axes(name: str, runs: list[Run]) -> Non
 @pytest.mark.parametrize("which", ["none", "float"])
 def test_says_so_where_there_is_nothing_to_draw(name: str, which: str, runs: list[Run]) -> None:
     ax = MANY[name]([] if which == "none" else [runs[-1]])
-    if which == "float" and name in ("plot_accuracy", "plot_loss"):
+    if which == "float" and name in ("plot_accuracy", "plot_loss", "plot_compared"):
         assert ax.axison
         return
     assert not ax.axison

@@ -8,9 +8,11 @@ import pytest
 
 from bvit_analysis import plots, tables
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.plots.flips import flip_back_table, most_flipping
+from bvit_analysis.plots.flips import flip_back_table
+from bvit_analysis.plots.trajectories import most_flipping
 from bvit_analysis.records import Run
 from bvit_analysis.tables import chance
+from bvit_analysis.tables.weights import poisson_ranks
 
 
 def line(ax, label: str):
@@ -155,3 +157,97 @@ def test_trajectories_of_a_site_in_a_window(runs: list[Run]) -> None:
     assert ax.get_ylabel() == "gradient of the loss"
     assert all(site in text for text in legend(ax))
     assert min(one.get_xdata()[0] for one in ax.get_lines()[:-1:2]) == 31
+
+
+def test_atlas_without_a_bar_and_on_a_linear_scale(runs: list[Run]) -> None:
+    ax = plots.plot_flip_atlas(runs[0], metric="bimodality_coefficient", bar="none")
+    assert ax.figure.axes == [ax]
+    found = tables.site_atlas(runs[0], "bimodality_coefficient")
+    assert found.edges[0] == 0
+    assert (np.diff(found.edges) > 0).all(), "what was recorded at step 0 spans no steps"
+    mesh = ax.collections[0]
+    np.testing.assert_allclose(mesh.get_array(), np.maximum(found.grid, mesh.norm.vmin))
+    low, high = tables.colour_limits(runs, "bimodality_coefficient")
+    values = tables.site_frame(runs, ["bimodality_coefficient"], kind="weight")
+    inside = values["bimodality_coefficient"].dropna().between(low, high).mean()
+    assert 0.97 < inside <= 0.99
+
+
+def test_limits_of_a_frame_are_those_of_its_runs(runs: list[Run]) -> None:
+    frame = tables.site_frame(runs, ["flip_rate"], kind="weight")
+    assert tables.colour_limits(frame) == tables.colour_limits(runs) == plots.colour_limits(runs)
+
+
+def test_followed_flips_are_sign_changes_of_one_weight() -> None:
+    class Short:
+        trajectories = pd.DataFrame(
+            {
+                "step": [1, 1, 2, 2, 4, 4],
+                "site": pd.Categorical(["a"] * 6),
+                "index": [5, 9] * 3,
+                "latent": 0.0,
+                "gradient": 0.0,
+                "sign": np.array([1, -1, -1, -1, 1, 1], np.int8),
+            }
+        )
+        site_table = pd.DataFrame({"site": ["a"], "shape": [(4, 4)]})
+
+    run = Short()
+    rows = tables.followed(run, "a")
+    assert rows["index"].tolist() == [5, 5, 5, 9, 9, 9]
+    assert rows["flip"].tolist() == [False, True, True, False, False, True]
+    ranked = tables.flip_ranking(run, "a")
+    assert ranked[["index", "output", "input", "flips"]].to_numpy().tolist() == [
+        [5, 1, 1, 2],
+        [9, 2, 1, 1],
+    ]
+    assert ranked["return_steps"].tolist()[0] == 2
+    assert np.isnan(ranked["return_steps"].iloc[1])
+    late = tables.flip_ranking(run, "a", (3, 4))
+    assert late["flips"].tolist() == [1, 1], "a flip counts though its step before is outside"
+    assert tables.flip_ranking(run, "b").empty
+
+
+def test_ranks_of_poisson_weights_are_its_quantiles() -> None:
+    mean, weights = 1.3, 4096
+    ranks = np.arange(1, weights + 1)
+    drawn = np.sort(np.random.default_rng(0).poisson(mean, (200, weights)), axis=1)[:, ::-1]
+    expected = poisson_ranks(mean, weights, ranks)
+    assert (np.diff(expected) <= 0).all()
+    assert expected.mean() == pytest.approx(mean, abs=0.01)
+    assert (np.abs(np.median(drawn, axis=0) - expected) <= 1).all()
+    assert (poisson_ranks(0.0, 10, np.array([1, 10])) == 0).all()
+
+
+def test_ranking_of_the_most_flipping_site(runs: list[Run]) -> None:
+    ax = plots.plot_flip_ranking(runs[0], window=(1, 20))
+    site = most_flipping(runs[0].trajectories)["site"].iloc[0]
+    ranked = tables.flip_ranking(runs[0], site, (1, 20))
+    assert [bar.get_width() for bar in ax.patches] == ranked["flips"].tolist()
+    assert ax.get_xlabel() == "flips in steps 1 to 20"
+    assert site in ax.get_title(loc="left")
+
+
+def test_ranks_of_a_site_with_and_without_the_null(runs: list[Run]) -> None:
+    ax = plots.plot_flip_ranks(runs[:2], site="blocks.0.mlp.fc2")
+    assert legend(ax) == ["baseline, seed 0", "baseline, seed 1", "equally restless"]
+    ranks = ax.get_lines()[1].get_xdata()
+    gross = np.sort(runs[1].counts("blocks.0.mlp.fc2")["gross"], axis=None)[::-1]
+    np.testing.assert_array_equal(ax.get_lines()[1].get_ydata(), gross[ranks - 1])
+    assert ranks[-1] == gross.size
+    assert len(plots.plot_flip_ranks(runs[:2], null=False).get_lines()) == 2
+
+
+def test_one_weight_and_its_flips(runs: list[Run]) -> None:
+    site = "blocks.0.attn.proj"
+    rows = tables.followed(runs[0], site)
+    index = int(rows["index"].iloc[-1])
+    ax = plots.plot_weight(runs[0], site=site, index=index, values="sign", window=(5, 25))
+    one = rows[(rows["index"] == index) & rows["step"].between(5, 25)]
+    assert ax.get_lines()[0].get_ydata().tolist() == one["sign"].tolist()
+    assert ax.get_xlim() == (5, 25)
+    best = plots.plot_weight(rows)
+    top = rows.groupby("index")["flip"].sum().idxmax()
+    curve = best.get_lines()[1]
+    np.testing.assert_allclose(curve.get_ydata(), rows.loc[rows["index"] == top, "latent"])
+    assert not plots.plot_weight(runs[0], site=site, index=-1).axison

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from bvit_analysis import plots, tables
+from bvit_analysis.plots import style
 from bvit_analysis.plots.bimodality import histogram_table
 from bvit_analysis.records import Run
 
@@ -57,3 +59,39 @@ def test_channel_curve_is_the_cumulated_histogram(runs: list[Run]) -> None:
     np.testing.assert_allclose(curve.get_ydata(), [0, *np.cumsum(counts) / counts.sum()])
     np.testing.assert_allclose(curve.get_xdata(), np.linspace(0, 1, 21))
     assert "near-constant" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_channels_are_sorted_and_the_near_constant_ones_marked(runs: list[Run]) -> None:
+    site = "blocks.0.mlp.fc2.sign"
+    ax = plots.plot_channels([runs[0], runs[2]], site=site, step=25)
+    for run in (runs[0], runs[2]):
+        row = run.channels.query("site == @site and step == 20").iloc[0]
+        share = row["counts"] / row["n"]
+        bits = scipy.stats.entropy([share, 1 - share], base=2)
+        bits = np.sort(bits + ((share > 0) & (share < 1)) / (2 * row["n"] * np.log(2)))
+        line = next(one for one in ax.get_lines() if one.get_label() == run.label)
+        np.testing.assert_allclose(line.get_ydata(), bits)
+        assert line.get_xdata().tolist() == list(range(1, len(bits) + 1))
+        marks = [one for one in ax.get_lines() if one.get_color() == line.get_color()][1:]
+        assert [one.get_marker() for one in marks] == ["^", "v"]
+        assert sum(len(one.get_xdata()) for one in marks) == (bits < 0.5).sum()
+    assert ax.get_title(loc="left") == "blocks.0.mlp.fc2.sign, step 20"
+    assert f"{(bits < 0.5).sum()} of 128 near-constant" in style.alt_text(ax)
+
+
+def test_marks_point_to_the_sign_that_prevails(runs: list[Run]) -> None:
+    site = "blocks.0.mlp.fc2.sign"
+    ax = plots.plot_channels(runs[0], site=site)
+    table = tables.channel_entropy(runs[0], site)
+    marks = {one.get_marker(): one for one in ax.get_lines() if one.get_marker() in "^v"}
+    for marker, high in (("^", True), ("v", False)):
+        chosen = table[table["near_constant"] & ((table["positive_share"] > 0.5) == high)]
+        assert len(chosen) > 0
+        np.testing.assert_allclose(
+            sorted(marks[marker].get_ydata()), sorted(chosen["entropy_bits"])
+        )
+
+
+def test_channels_of_a_site_that_was_not_counted(runs: list[Run]) -> None:
+    assert not plots.plot_channels(runs[0], site="blocks.0.mlp.fc1").axison
+    assert plots.plot_channels(runs[0]).get_title(loc="left").startswith("blocks.0.attn.qkv.sign")

@@ -1,0 +1,232 @@
+"""Figures of many runs at once: some in colour, the others in grey behind them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from bvit_analysis import tables
+from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.plots import style
+from bvit_analysis.plots.series import STEP
+
+Hue: TypeAlias = Literal["recipe", "run", "seed"]
+HUES: tuple[Hue, ...] = ("recipe", "run", "seed")
+
+_GREY = "#C9C9C9"
+_COMPARED = {
+    "accuracy": ("Validation accuracy", "share of images"),
+    "flip_rate": ("Flip rate", "flips per weight, step"),
+    "bimodality_coefficient": ("Bimodality of weights", "coefficient (0..1)"),
+    "sign_entropy_bits": ("Sign entropy", "bits per channel"),
+}
+
+
+def hue_colours(runs: pd.DataFrame, by: Hue = "recipe") -> dict[Any, Any]:
+    """Return a colour for each run.
+
+    Args:
+        runs: Columns run, recipe, seed; rows of one run are alike.
+        by: What shares a colour: runs of a recipe, of a seed, or none.
+
+    Raises:
+        ConfigError: If ``by`` is unknown.
+    """
+    if by not in HUES:
+        raise ConfigError(unknown_name("value of by", by, HUES))
+    known = runs.drop_duplicates("run")
+    if by == "recipe":
+        colours: dict[Any, Any] = dict(style.colours(known["recipe"]))
+    else:
+        values = sorted(known[by].unique(), key=str)
+        colours = dict(zip(values, style.distinct(len(values)), strict=True))
+    return {run: colours[value] for run, value in zip(known["run"], known[by], strict=True)}
+
+
+def hue_legend(runs: pd.DataFrame, by: Hue = "recipe") -> list[Artist]:
+    """Return legend entries for the colours of hue_colours, with the number of runs behind each."""
+    known = runs.drop_duplicates("run")
+    colours = hue_colours(known, by)
+    entries: dict[Any, tuple[Any, int]] = {}
+    for run, value in zip(known["run"], known[by], strict=True):
+        entries[value] = (colours[run], entries.get(value, (None, 0))[1] + 1)
+    names = tables.ordered(entries) if by == "recipe" else list(entries)
+    texts = {"recipe": "{} (n={})", "run": "{}", "seed": "seed {} (n={})"}
+    return [
+        style.key(texts[by].format(style.clip(str(name), 26), entries[name][1]), entries[name][0])
+        for name in names
+    ]
+
+
+def running_mean(values: NDArray[np.floating], rows: int) -> NDArray[np.float64]:
+    """Return the mean over so many last rows, of fewer at the start: y_i = mean(x_(i-rows+1) .. x_i)."""
+    values = np.asarray(values, np.float64)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - max(1, rows))
+    return (sums[ends] - sums[starts]) / (ends - starts)
+
+
+def compared_frame(data: tables.Runs | pd.DataFrame, name: str) -> pd.DataFrame:
+    """Return a measure of runs, one row a run and step; sites averaged, weight sites by their weights.
+
+    Args:
+        data: Runs, or a frame that has the columns.
+        name: A column of ``run.scalars`` or ``run.sites``.
+
+    Returns:
+        Columns run, label, recipe, seed, step and the measure, without missing values.
+
+    Raises:
+        ConfigError: If a given frame lacks a column.
+    """
+    if isinstance(data, pd.DataFrame):
+        frame = data
+    elif name in ("accuracy", "loss", "validation_loss", "lr", "grad_norm"):
+        frame = tables.scalar_frame(data)
+    else:
+        weight = name in ("flip_rate", "bimodality_coefficient", "otsu_ratio", "mass_near_zero_010")
+        sites = tables.site_frame(data, [name], kind="weight" if weight else "activation")
+        frame = tables.mean_over_sites(sites, name)
+    for column in ("run", "label", "recipe", "seed", "step", name):
+        if column not in frame.columns:
+            raise ConfigError(unknown_name("column needed here", column, map(str, frame.columns)))
+    return frame.dropna(subset=[name])
+
+
+@style.bvit()
+def plot_compared(
+    data: tables.Runs | pd.DataFrame,
+    name: str = "accuracy",
+    *,
+    ax: Axes | None = None,
+    by: Hue = "recipe",
+    chosen: Mapping[Any, Any] | None = None,
+    smooth: int = 1,
+) -> Axes:
+    """Draw a measure of every run over training, the chosen ones in colour before the others in grey.
+
+    Args:
+        data: Runs, or the frame of compared_frame.
+        name: The measure.
+        ax: Where to draw; None makes a figure.
+        by: What shares a colour: 'recipe', 'seed', or 'run' for one each.
+        chosen: Run to colour, of those in colour; None colours all ``by`` a rule.
+        smooth: Recorded rows that the running mean covers.
+
+    Returns:
+        The axes, with one line a run whose gid is the run.
+
+    Raises:
+        ConfigError: If ``by`` is unknown or a given frame lacks a column.
+    """
+    frame = compared_frame(data, name)
+    colours = hue_colours(frame, by)
+    ax = style.axes(ax)
+    if frame.empty:
+        return style.nothing(ax, f"No {name} is recorded in these runs (yet).")
+    for run, rows in frame.groupby("run", sort=False):
+        ax.plot(
+            rows["step"],
+            running_mean(rows[name].to_numpy(), smooth),
+            gid=str(run),
+            label=style.clip(str(rows["label"].iloc[0]), 30),
+        )
+    lines = dict(zip(frame.groupby("run", sort=False).groups, ax.get_lines(), strict=True))
+    dress(lines, colours if chosen is None else chosen)
+    if name == "flip_rate":
+        positive = frame.loc[frame[name] > 0, name]
+        style.log_limits(ax, positive[positive > positive.max() / 3000], fallback=(1e-4, 1e-1))
+    title, unit = _COMPARED.get(name, (name, name))
+    style.titles(ax, title=title, x=STEP, y=unit)
+    return style.describe(ax, compared_text(frame, name, lines if chosen is None else chosen))
+
+
+def compared_text(frame: pd.DataFrame, name: str, chosen: Mapping[Any, Any]) -> str:
+    """Return the description of plot_compared: the last values of the chosen runs, by recipe."""
+    title = _COMPARED.get(name, (name, name))[0]
+    last = frame.sort_values("step").groupby("run", sort=False).last()
+    last = last[[run in chosen for run in last.index]]
+    means = last.groupby("recipe")[name].mean()
+    text = ", ".join(f"{recipe} {means[recipe]:.3g}" for recipe in tables.ordered(means.index))
+    return f"{title} of {len(last)} runs over training; at their last record {text or 'nothing'}."
+
+
+def dress(lines: Mapping[Any, Line2D], chosen: Mapping[Any, Any]) -> None:
+    """Give the lines of chosen runs their colours and put them before the others, which become grey."""
+    for run, line in lines.items():
+        picked = run in chosen
+        line.set_color(chosen[run] if picked else _GREY)
+        line.set_linewidth(1.6 if picked else 0.9)
+        line.set_zorder(3.0 if picked else 2.0)
+
+
+@style.bvit()
+def plot_run_scatter(
+    data: tables.Runs | pd.DataFrame,
+    x: str = "late_flip_rate",
+    y: str = "test_accuracy",
+    *,
+    ax: Axes | None = None,
+    by: Hue = "recipe",
+    chosen: Mapping[Any, Any] | None = None,
+) -> Axes:
+    """Draw one figure of runs against another, a point a run, the chosen ones in colour.
+
+    Args:
+        data: Runs, or their run_table with a column run.
+        x: A key of tables.METRICS.
+        y: A key of tables.METRICS.
+        ax: Where to draw; None makes a figure.
+        by: What shares a colour: 'recipe', 'seed', or 'run' for one each.
+        chosen: Run to colour, of those in colour; None colours all ``by`` a rule.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ConfigError: If there is no metric of a name, or ``by`` is unknown.
+    """
+    across, up = tables.metric(x), tables.metric(y)
+    table = data if isinstance(data, pd.DataFrame) else tables.run_table(data)
+    if "run" not in table.columns:
+        table = table.assign(run=range(len(table)))
+    rows = table.dropna(subset=[x, y])
+    rows = rows[rows["recipe"] != tables.FLOAT]
+    colours = hue_colours(rows, by) if chosen is None else chosen
+    ax = style.axes(ax)
+    if rows.empty:
+        return style.nothing(ax, "No run here has both figures recorded.")
+    markers = style.markers(rows["recipe"])
+    for picked in (False, True):
+        for row in rows.to_dict("records"):
+            if (row["run"] in colours) == picked:
+                ax.plot(
+                    row[x],
+                    row[y],
+                    linestyle="none",
+                    marker=markers[row["recipe"]],
+                    markersize=7 if picked else 5,
+                    color=colours[row["run"]] if picked else _GREY,
+                    label=style.clip(row["label"], 30),
+                )
+    style.titles(ax, title="A point a run", x=across.label, y=up.label)
+    shown = rows[[run in colours for run in rows["run"]]]
+    r = _correlation(shown[x].to_numpy(float), shown[y].to_numpy(float))
+    text = f"{up.label} against {across.label} for {len(shown)} chosen runs of {len(rows)}"
+    return style.describe(ax, text + ("." if math.isnan(r) else f"; correlation {r:+.2f}."))
+
+
+def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
+    """Return Pearson's r, NaN for fewer than three points or where one side does not vary."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return math.nan
+    return float(np.corrcoef(x, y)[0, 1])

@@ -1,0 +1,102 @@
+"""A measure of every weight site over training, as a grid of sites x steps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from bvit_analysis.records import Run
+from bvit_analysis.tables.frames import site_frame
+from bvit_analysis.tables.selection import Runs
+
+
+@dataclass(frozen=True)
+class AtlasMetric:
+    """A weight measure that an atlas can show."""
+
+    label: str
+    "Words on the colour bar, with the unit."
+    scale: Literal["log", "linear"]
+    "Rates span decades; shares and coefficients do not."
+
+
+ATLAS_METRICS: dict[str, AtlasMetric] = {
+    "flip_rate": AtlasMetric("flips per weight and step", "log"),
+    "oscillating_flips": AtlasMetric("oscillating flips per weight so far", "log"),
+    "frequent_share": AtlasMetric("share of weights that flip often", "log"),
+    "flip_back_10": AtlasMetric("share of flips back within 10 steps", "linear"),
+    "near_threshold_share": AtlasMetric("share of weights near the threshold", "log"),
+    "mass_near_zero_010": AtlasMetric("share of weights with |u| < 0.1", "linear"),
+    "bimodality_coefficient": AtlasMetric("bimodality coefficient (0..1)", "linear"),
+}
+"Measures offered for an atlas; others of ``run.sites`` are drawn on a logarithmic scale."
+
+
+def atlas_metric(name: str) -> AtlasMetric:
+    """Return how a measure is shown in an atlas."""
+    return ATLAS_METRICS.get(name, AtlasMetric(name, "log"))
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A measure of one run by site and time."""
+
+    sites: tuple[str, ...]
+    "Rows, in model order."
+    edges: np.ndarray
+    "Steps at which columns begin and end, (columns + 1,)."
+    grid: np.ndarray
+    "Mean of the measure in each cell, (sites, columns), NaN where nothing was recorded."
+
+
+def site_atlas(run: Run | None, metric: str = "flip_rate", *, columns: int = 120) -> Atlas:
+    """Return a measure of every weight site of a run over its training.
+
+    Args:
+        run: The run; None gives an atlas without cells.
+        metric: A weight column of ``run.sites``.
+        columns: At most so many columns; each is the mean of the steps in it.
+    """
+    frame = site_frame([run] if run else [], [metric], kind="weight").dropna(subset=[metric])
+    # what was recorded at step 0 spans no steps
+    frame = frame[frame["step"] > 0] if (frame["step"] > 0).any() else frame
+    sites = frame.drop_duplicates("site").sort_values("order")["site"].tolist()
+    steps = np.sort(frame["step"].unique()).astype(np.int64)
+    if not sites:
+        return Atlas((), np.zeros(1), np.zeros((0, 0)))
+    groups = np.array_split(steps, min(columns, len(steps)))
+    column = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+    at = column[np.searchsorted(steps, frame["step"].to_numpy())]
+    row = frame["site"].map({site: i for i, site in enumerate(sites)}).to_numpy(np.int64)
+    shape = (len(sites), len(groups))
+    sums, counts = np.zeros(shape), np.zeros(shape)
+    np.add.at(sums, (row, at), frame[metric].to_numpy(float))
+    np.add.at(counts, (row, at), 1)
+    grid = np.divide(sums, counts, out=np.full(shape, np.nan), where=counts > 0)
+    edges = np.array([0, *(group[-1] for group in groups)])
+    return Atlas(tuple(map(str, sites)), edges, grid)
+
+
+def colour_limits(data: Runs | pd.DataFrame, metric: str = "flip_rate") -> tuple[float, float]:
+    """Return ends of a colour scale that fits all these runs: a logarithmic one spans at most three decades.
+
+    Args:
+        data: Runs, or their site_frame.
+        metric: A weight column of ``run.sites``.
+    """
+    if not isinstance(data, pd.DataFrame):
+        data = site_frame(data, [metric], kind="weight")
+    values = data[metric].to_numpy(dtype=float)
+    values = values[np.isfinite(values)]
+    if atlas_metric(metric).scale == "linear":
+        low, high = np.quantile(values, (0.01, 0.99)) if values.size else (0.0, 1.0)
+        return (float(low), float(high)) if low < high else (float(low), float(low) + 1e-6)
+    values = values[values > 0]
+    if not values.size:
+        return 1e-4, 1e-1
+    high = float(np.quantile(values, 0.998))
+    low = max(float(np.quantile(values, 0.02)), high / 1000)
+    return (float(low), high) if low < high else (high / 10, high)
