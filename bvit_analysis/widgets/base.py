@@ -8,9 +8,10 @@ import itertools
 import os
 from abc import ABCMeta, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, final
 
@@ -20,11 +21,16 @@ from matplotlib.figure import Figure
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import style
+from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run
 from bvit_analysis.widgets.screen import Ground as Ground
+from bvit_analysis.widgets.screen import ScreenImage
 from bvit_analysis.widgets.screen import arranged as arranged
+from bvit_analysis.widgets.screen import fixed as fixed
+from bvit_analysis.widgets.screen import lighter as lighter
 from bvit_analysis.widgets.screen import quick_png as quick_png
 from bvit_analysis.widgets.screen import stacked as stacked
+from bvit_analysis.widgets.screen import wiped as wiped
 
 FRAMES_MIME = "application/vnd.bvit.frames+json"
 "Pictures of an explorer for many settings, in the output of an executed notebook; the report makes them operable."
@@ -52,7 +58,7 @@ class Panel:
     def __init__(self, draw: Callable[[], Figure], reads: Sequence[str]) -> None:
         self.draw = draw
         self.reads = tuple(reads)
-        self.image = W.Image(format="png", layout=W.Layout(max_width="100%", object_fit="contain"))
+        self.image = ScreenImage(layout=W.Layout(max_width="100%", object_fit="contain"))
         self.image.add_class("bvit-panel")
         self.known: OrderedDict[str, Drawn] = OrderedDict()
         self.shown = ""
@@ -86,7 +92,10 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
 
     @abstractmethod
     def story(self) -> dict[str, list[Any]]:
-        """Return the controls worth turning in a stored copy, each with the values to store, present one included."""
+        """Return the controls worth turning in a stored copy, each with the values to store, present one included.
+
+        Every combination must be a setting that `set()` takes, in this order.
+        """
 
     def adapt(self, name: str) -> None:  # noqa: B027  most explorers have nothing to do here
         """Bring the options of other controls in line with the new value of this one.
@@ -173,13 +182,13 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
             finally:
                 self._adapting = False
 
-    def redraw(self, changed: set[str] | None = None) -> None:
+    def redraw(self, changed: Collection[str] | None = None) -> None:
         """Draw the pictures that read one of the changed controls, None for all."""
-        names = set(self.controls) if changed is None else set(changed)
+        names = list(self.controls if changed is None else changed)
         self._stale = set()
         for name, panel in self.panels.items():
             key = self._key(panel)
-            if panel.shown != key and (changed is None or names & set(panel.reads)):
+            if panel.shown != key and (changed is None or not set(panel.reads).isdisjoint(names)):
                 drawn = self.picture(name)
                 panel.image.value = drawn.png
                 panel.image.tooltip = drawn.alt
@@ -240,7 +249,7 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
                     drawn = self.picture(name)
                     if drawn.png not in pictures:
                         pictures[drawn.png] = len(stored)
-                        png = base64.b64encode(drawn.png).decode("ascii")
+                        png = base64.b64encode(lighter(drawn.png)).decode("ascii")
                         stored.append({"png": png, "alt": drawn.alt})
                     shown[name].append(pictures[drawn.png])
         finally:
@@ -286,7 +295,8 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
             rows = [[drawn[name].png for name in row] for row in self.rows()]
             png = base64.b64encode(arranged(rows)).decode("ascii")
             data["image/png"] = png  # what a reader sees where widgets are not drawn
-            metadata = {**metadata, "image/png": {"alt": alt}}
+            saved = save_shown({name: partial(self.figure, name) for name in self.panels})
+            metadata = {**metadata, "image/png": {"alt": alt, **saved}}
         limit = int(os.environ.get(FRAMES_VARIABLE, "0") or 0)
         if limit > 0 and self.panels:
             data[FRAMES_MIME] = self.frames(limit)
@@ -313,7 +323,11 @@ def thinned(
         kept[longest] = (
             [value for i, value in enumerate(values) if i != drop]
             if drop is not None
-            else [value for i, value in enumerate(values) if i not in spare[1::2][: max(1, len(spare) // 3)]]
+            else [
+                value
+                for i, value in enumerate(values)
+                if i not in spare[1::2][: max(1, len(spare) // 3)]
+            ]
         )
     return kept
 
