@@ -1,20 +1,19 @@
-"""Cells of an executed notebook as HTML that is safe to open: no script, no address to load, all text escaped.
+"""Text of any origin as HTML that is safe to open: no script, no address to load, formulas as MathML.
 
-Whatever a notebook holds, prose, tables or pictures, passes through a list of what is allowed. Pictures become
-data URIs, formulas MathML, so a page needs neither network nor JavaScript.
+Whatever a notebook holds, prose or tables, passes through a list of what is allowed; the rest is dropped or shown
+as text, so that a page needs neither network nor JavaScript.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from typing import Any, final
 from urllib.parse import unquote
+
+from bvit_analysis.report.pictures import image_tag, picture
 
 _TEXT_TAGS = {"a", "b", "blockquote", "br", "code", "dd", "del", "dl", "dt", "em", "h1", "h2", "h3"}
 _TEXT_TAGS |= {"h4", "h5", "h6", "hr", "i", "li", "ol", "p", "pre", "span", "strong", "sub", "sup"}
@@ -33,36 +32,10 @@ _MATH_ATTRIBUTES = {
     *("maxsize", "minsize", "movablelimits", "rowspacing", "rspace", "scriptlevel", "separator"),
     *("stretchy", "symmetric", "voffset", "width"),
 }
-_ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[@-Z\\-_]")
 _NUMBER = re.compile(
     r"[+\u2212-]?([0-9][0-9,_]*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*%?|NaN|nan|inf"
 )
-_IMAGES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
-_MAX_TEXT = 20_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A picture of a notebook."""
-
-    mime: str
-    "For example 'image/png'."
-    data: bytes
-    "As stored."
-    alt: str
-    "What a reader is told who does not see it; plain text."
-
-
-@dataclass(kw_only=True)
-class RenderedNotebook:
-    """A notebook as HTML, with what an index wants to know of it."""
-
-    title: str
-    "Text of the first heading, or empty."
-    body: str
-    "Safe HTML of all cells."
-    figures: list[Figure] = field(default_factory=list)
-    "In the order shown."
+_DATA_URI = re.compile(r"data:image/(png|jpeg|gif|svg\+xml);base64,[A-Za-z0-9+/=\s]+")
 
 
 @final
@@ -124,9 +97,6 @@ class _Cleaner(HTMLParser):
         self.close()
         self.parts.extend(f"</{tag}>" for tag in reversed(self.open))
         return "".join(self.parts)
-
-
-_DATA_URI = re.compile(r"data:image/(png|jpeg|gif|svg\+xml);base64,[A-Za-z0-9+/=\s]+")
 
 
 def safe_html(text: str) -> str:
@@ -232,8 +202,8 @@ def markdown_html(text: str, *, pages: Mapping[str, str], attachments: Mapping[s
 
         def image(self, text: str, url: str, title: str | None = None) -> str:
             bundle = attachments.get(unquote(url).removeprefix("attachment:"), {})
-            figure = _picture(bundle, {}, _plain(text) or "picture")
-            return _image_tag(figure) if figure else f"[{text}]"
+            figure = picture(bundle, {}, plain_text(text) or "picture")
+            return image_tag(figure) if figure else f"[{text}]"
 
         def inline_math(self, text: str) -> str:
             return mathml(text, block=False)
@@ -249,149 +219,6 @@ def markdown_html(text: str, *, pages: Mapping[str, str], attachments: Mapping[s
     return _framed_tables(re.sub(r"<(table|tr|th|td)( style=\"[^\"]*\")?>", r"<\1>", drawn))
 
 
-def render_notebook(
-    notebook: Any, *, name: str, pages: Mapping[str, str], stopped_at: int | None = None
-) -> RenderedNotebook:
-    """Return an executed notebook as one piece of HTML; code is folded, errors are open.
-
-    Args:
-        notebook: An nbformat 4 node.
-        name: For alternative texts.
-        pages: Notebook file name to page, for links between notebooks.
-        stopped_at: Zero-based position of the cell at which the execution ended, None if at its end.
-
-    Returns:
-        Title, body and figures.
-    """
-    rendered = RenderedNotebook(title="", body="")
-    parts: list[str] = []
-    heading = ""
-    cells = [
-        cell
-        for cell in notebook.cells
-        if "papermill-error-cell-tag" not in cell.metadata.get("tags", [])
-    ]
-    for position, cell in enumerate(cells):
-        if cell.cell_type == "markdown":
-            attachments = cell.get("attachments", {})
-            drawn = markdown_html(str(cell.source), pages=pages, attachments=attachments)
-            titles = re.findall(r"<h[1-4]>(.*?)</h[1-4]>", drawn, flags=re.DOTALL)
-            heading = _plain(titles[-1]) if titles else heading
-            rendered.title = rendered.title or (_plain(titles[0]) if titles else "")
-            parts.append(f'<section class="prose">{drawn}</section>')
-        elif cell.cell_type == "code":
-            parts.append(_code_cell(cell, position, stopped_at, heading or name, rendered.figures))
-    rendered.body = "\n".join(parts)
-    return rendered
-
-
-def _code_cell(
-    cell: Any, position: int, stopped_at: int | None, heading: str, figures: list[Figure]
-) -> str:
-    source = str(cell.source)
-    stopped = position == stopped_at
-    pending = stopped_at is not None and position > stopped_at
-    lines = source.count("\n") + 1
-    tags = cell.metadata.get("tags", [])
-    label = "Code"
-    if "parameters" in tags:
-        label = "Parameters"
-    elif "injected-parameters" in tags:
-        label = "Parameters of this execution"
-    note = ", not executed" if pending else ""
-    unit = "line" if lines == 1 else "lines"
-    parts = [
-        f'<details class="code"{" open" if stopped else ""}>'
-        f"<summary>{label} <small>{lines} {unit}{note}</small></summary>"
-        f'<pre tabindex="0">{_highlighted(source)}</pre></details>'
-    ]
-    if stopped:
-        parts.append('<p class="stopped">The execution ended in this cell.</p>')
-    parts += [_output(output, heading, figures) for output in cell.get("outputs", [])]
-    mark = ' id="stopped"' if stopped else ""
-    return f'<section class="cell"{mark}>{"".join(parts)}</section>'
-
-
-def _highlighted(source: str) -> str:
-    from pygments import highlight  # type: ignore[import-untyped]
-    from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
-    from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
-
-    return str(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
-
-
-def _output(output: Any, heading: str, figures: list[Figure]) -> str:
-    kind = output.get("output_type")
-    if kind == "stream":
-        name = "stderr" if output.get("name") == "stderr" else "stdout"
-        return _pre(_joined(output.get("text", "")), name)
-    if kind == "error":
-        trace = "\n".join(str(line) for line in output.get("traceback", []))
-        return _pre(trace or f"{output.get('ename')}: {output.get('evalue')}", "error")
-    if kind not in ("display_data", "execute_result"):
-        return ""
-    data = output.get("data", {})
-    alt = f"Figure {len(figures) + 1}, under the heading: {heading}"
-    figure = _picture(data, output.get("metadata", {}), alt)
-    if figure is not None:
-        figures.append(figure)
-        return f'<figure id="figure-{len(figures)}">{_image_tag(figure)}</figure>'
-    if "text/html" in data:
-        cleaned = safe_html(_joined(data["text/html"]))
-        if cleaned.strip():
-            return f'<div class="output">{cleaned}</div>'
-    if "text/markdown" in data:
-        drawn = markdown_html(_joined(data["text/markdown"]), pages={}, attachments={})
-        return f'<div class="output prose">{drawn}</div>'
-    if "text/latex" in data:
-        return mathml(_joined(data["text/latex"]).strip().strip("$"), block=True)
-    if "application/vnd.jupyter.widget-view+json" in data:
-        return '<p class="note">An interactive control; execute the notebook to use it.</p>'
-    return _pre(_joined(data.get("text/plain", "")), "plain")
-
-
-def _pre(text: str, kind: str) -> str:
-    text = _ANSI.sub("", text)
-    text = re.sub(r"[^\n]*\r(?!\n)", "", text).rstrip()  # of a progress bar only the last state
-    if len(text) > _MAX_TEXT:
-        text = f"{text[:_MAX_TEXT]}\n[{len(text) - _MAX_TEXT} more characters]"
-    if not text.strip():
-        return ""
-    return f'<pre class="{kind}" tabindex="0">{html.escape(text)}</pre>'
-
-
-def _picture(data: Mapping[str, Any], metadata: Mapping[str, Any], fallback: str) -> Figure | None:
-    for mime in _IMAGES:
-        if mime not in data:
-            continue
-        stored = _joined(data[mime])
-        try:
-            content = (
-                stored.encode()
-                if mime == "image/svg+xml"
-                else base64.b64decode("".join(stored.split()), validate=True)
-            )
-        except (binascii.Error, ValueError):
-            continue
-        own = metadata.get(mime, {})
-        alt = (own.get("alt") if isinstance(own, Mapping) else None) or metadata.get("alt")
-        return Figure(mime=mime, data=content, alt=" ".join(str(alt or fallback).split()))
-    return None
-
-
-def data_uri(mime: str, data: bytes) -> str:
-    """Return bytes as an address that holds them."""
-    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
-
-
-def _image_tag(figure: Figure) -> str:
-    return f'<img src="{data_uri(figure.mime, figure.data)}" alt="{html.escape(figure.alt)}">'
-
-
-def _joined(text: Any) -> str:
-    return "".join(str(part) for part in text) if isinstance(text, list) else str(text)
-
-
-def _plain(drawn: str) -> str:
+def plain_text(drawn: str) -> str:
     """Return the text of a piece of HTML on one line."""
     return " ".join(html.unescape(re.sub(r"<[^>]*>", "", drawn)).split())

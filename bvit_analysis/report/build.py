@@ -1,0 +1,388 @@
+"""Writes the report: index.html, a page an execution, saved figures beside them, a manifest, a PDF on request.
+
+    out/index.html
+    out/<execution>.html              with pictures inside, those of explorers drawn ahead
+    out/figures/<execution>/          each figure as PNG and SVG, its numbers as CSV
+    out/manifest.json                 what was made of what
+    out/report.pdf                    all pages, printed
+
+The pages hold all they show, so they open from a file, on any machine, years later. A content security policy in
+each forbids to load anything and to run any script but our own, whatever a notebook may have put there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.util
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.job_status import JobStatus, versions
+from bvit_analysis.parameters import INSTALL_NOTEBOOKS
+from bvit_analysis.report.figure_files import copy_figures, remove_stale
+from bvit_analysis.report.pdf import find_browser, for_print, print_pdf
+from bvit_analysis.report.pictures import thumbnail
+from bvit_analysis.report.rendering import RenderedNotebook, render_notebook
+from bvit_analysis.report.runs import TONES, RunRow, run_folders, run_rows
+from bvit_analysis.run_files import write_bytes_atomic, write_json_atomic
+from bvit_analysis.suite import read_statuses
+
+MANIFEST_VERSION = 1
+PDF_NAME = "report.pdf"
+_MAX_NOTEBOOK_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Page:
+    """What an index and a page say of one execution; every string is still to be escaped."""
+
+    name: str
+    file: str
+    anchor: str
+    notebook: str
+    "Stem of the source, which several executions share."
+    title: str
+    state: str
+    tone: str
+    seconds: str
+    started: str
+    error: str | None
+    facts: list[tuple[str, str]]
+    own: list[tuple[str, str]]
+    "Parameters in which it differs from other executions of its notebook."
+    figures: int
+    explorers: int
+    thumbnail: str | None
+    thumbnail_alt: str
+    has_heading: bool
+    has_stop: bool
+
+
+def build_report(
+    executed: Path,
+    out: Path,
+    *,
+    title: str = "Binary Vision Transformers: what the runs show",
+    runs: Sequence[Path] | None = None,
+    pdf: bool = False,
+) -> Path:
+    """Write the report of all notebooks that execute() has put below a folder, failed ones included.
+
+    Args:
+        executed: The folder that was given to execute().
+        out: Folder of the report; made if missing. Pages of an earlier report there are replaced or removed.
+        title: Heading of the index.
+        runs: Run folders for the table on top; None takes those the notebooks were executed over.
+        pdf: Print all pages into ``report.pdf`` as well.
+
+    Returns:
+        Path of ``index.html``. Beside it lie one page an execution, the saved figures and ``manifest.json``.
+
+    Raises:
+        SuiteError: If no executed notebook is found, or the PDF cannot be printed.
+        MissingExtraError: If a package or, for the PDF, a browser is missing; the text has the remedy.
+    """
+    _require()
+    if pdf:
+        find_browser()  # before any work
+    executed, out = Path(executed), Path(out)
+    statuses = read_statuses(executed) if executed.is_dir() else []
+    if not statuses:
+        raise SuiteError(
+            f"no executed notebooks in {str(executed)!r}; execute some with `bvit notebooks`"
+        )
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SuiteError(f"cannot make the folder {str(out)!r}: {error.strerror}") from error
+    statuses.sort(key=lambda status: (Path(status.notebook).stem, status.name))
+    names = _file_names([status.name for status in statuses])
+    links = {f"{name}.ipynb": file for name, file in names.items()}
+    for status in statuses:  # a link to a notebook leads to its first execution
+        links.setdefault(Path(status.notebook).name, names[status.name])
+    figures = [
+        copy_figures(executed / status.name, out, names[status.name].removesuffix(".html"))
+        for status in statuses
+    ]
+    rendered = [
+        _render(executed / status.name, status, links, files)
+        for status, files in zip(statuses, figures, strict=True)
+    ]
+    pages = [
+        _page(status, names[status.name], drawn, statuses)
+        for status, drawn in zip(statuses, rendered, strict=True)
+    ]
+    rows, damages = run_rows(run_folders(statuses) if runs is None else [Path(run) for run in runs])
+    common = {
+        "title": title,
+        "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "version": versions().get("bvit_analysis", ""),
+    }
+    front = {
+        "groups": _groups(pages),
+        "runs": rows,
+        "warnings": damages,
+        "summary": _summary(statuses, len(rows)),
+    }
+    files = ["index.html", *(page.file for page in pages)]
+    files += [address for stems in figures for own in stems.values() for address in own.values()]
+    _write_pages(out, common, pages, rendered)
+    _write_index(out, common, front)
+    remove_stale(out, files)
+    manifest = _manifest(common, statuses, pages, rows, damages)
+    write_json_atomic(out / "manifest.json", {**manifest, "files": files})
+    if pdf:  # last, so that all else is there if it fails
+        _print(out / PDF_NAME, common, front, pages, rendered)
+        _write_index(out, common, front, PDF_NAME)
+        write_json_atomic(out / "manifest.json", {**manifest, "files": [*files, PDF_NAME]})
+    return out / "index.html"
+
+
+def _require() -> None:
+    for package in ("jinja2", "latex2mathml", "mistune", "nbformat", "pygments"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(
+                f"the report needs the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"
+            )
+
+
+def _templates() -> Any:
+    import jinja2
+    from markupsafe import Markup
+
+    folder = Path(__file__).parents[1] / "templates"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+    )
+    # Style sheet and script are ours, and quotation marks in them must stay what they are.
+    script = (folder / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment.globals["css"] = Markup((folder / "report.css").read_text(encoding="utf-8"))
+    environment.globals["script"] = Markup(script)
+    environment.globals["policy"] = Markup(
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}';"
+        " base-uri 'none'; form-action 'none'"
+    )
+    environment.globals["wide"] = False
+    return environment
+
+
+def _write_pages(
+    out: Path,
+    common: Mapping[str, str],
+    pages: Sequence[_Page],
+    rendered: Sequence[RenderedNotebook],
+) -> None:
+    from markupsafe import Markup
+
+    templates = _templates()
+    for number, (page, drawn) in enumerate(zip(pages, rendered, strict=True)):
+        text = templates.get_template("notebook.html").render(
+            **common,
+            page=page,
+            body=Markup(drawn.body),  # safe by construction: see rendering.py
+            before=pages[number - 1] if number else None,
+            after=pages[number + 1] if number + 1 < len(pages) else None,
+        )
+        write_bytes_atomic(out / page.file, text.encode())
+
+
+def _write_index(
+    out: Path, common: Mapping[str, str], front: Mapping[str, Any], pdf: str = ""
+) -> None:
+    text = _templates().get_template("index.html").render(**common, **front, wide=True, pdf=pdf)
+    write_bytes_atomic(out / "index.html", text.encode())
+
+
+def _print(
+    path: Path,
+    common: Mapping[str, str],
+    front: Mapping[str, Any],
+    pages: Sequence[_Page],
+    rendered: Sequence[RenderedNotebook],
+) -> None:
+    from markupsafe import Markup
+
+    anchors = {page.file: page.anchor for page in pages}
+    bodies = {
+        page.file: Markup(for_print(drawn.body, page.anchor, anchors))
+        for page, drawn in zip(pages, rendered, strict=True)
+    }
+    template = _templates().get_template("print.html")
+    print_pdf(template.render(**common, **front, pages=pages, bodies=bodies, pdf=""), path)
+
+
+def _file_names(names: Sequence[str]) -> dict[str, str]:
+    """Return a plain file name for each execution, whatever it is called."""
+    taken = {"index"}
+    files = {}
+    for name in names:
+        plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[:60] or "notebook"
+        unique, number = plain, 2
+        while unique.lower() in taken:
+            unique, number = f"{plain}-{number}", number + 1
+        taken.add(unique.lower())
+        files[name] = f"{unique}.html"
+    return files
+
+
+def _render(
+    folder: Path,
+    status: JobStatus,
+    links: Mapping[str, str],
+    files: Mapping[str, Mapping[str, str]],
+) -> RenderedNotebook:
+    import nbformat
+
+    path = folder / "notebook.ipynb"
+    nothing = '<p class="note">Nothing was recorded: the execution ended before its first cell.</p>'
+    if status.state == "running":
+        return RenderedNotebook(title="", body='<p class="note">Still being executed.</p>')
+    if path.is_symlink() or not path.is_file():
+        return RenderedNotebook(title="", body=nothing)
+    if path.stat().st_size > _MAX_NOTEBOOK_BYTES:
+        return RenderedNotebook(title="", body='<p class="note">The notebook is too large.</p>')
+    stopped = None if status.state == "succeeded" else status.cell
+    try:
+        notebook = nbformat.read(str(path), as_version=4)
+        return render_notebook(
+            notebook, name=status.name, pages=links, stopped_at=stopped, files=files
+        )
+    except Exception:  # whatever is wrong with one notebook, the others get their pages
+        return RenderedNotebook(title="", body='<p class="note">The notebook is damaged.</p>')
+
+
+def _page(
+    status: JobStatus, file: str, drawn: RenderedNotebook, statuses: Sequence[JobStatus]
+) -> _Page:
+    facts = [(name, _shown(value)) for name, value in status.parameters.items()]
+    facts += [("source", Path(status.notebook).name), ("identity", status.identity)]
+    facts += list(status.versions.items())
+    first = drawn.figures[0] if drawn.figures else None
+    return _Page(
+        name=status.name,
+        file=file,
+        anchor=f"page-{file.removesuffix('.html')}",
+        notebook=Path(status.notebook).stem,
+        title=drawn.title or status.name,
+        state=status.state.replace("_", " "),
+        tone=TONES.get(status.state, "bad"),
+        seconds=f"{status.seconds:.1f}",
+        started=status.started.replace("T", " ").replace("+00:00", " UTC"),
+        error=status.error,
+        facts=facts,
+        own=_own_parameters(status, statuses),
+        figures=len(drawn.figures),
+        explorers=drawn.explorers,
+        thumbnail=None if first is None else thumbnail(first),
+        thumbnail_alt="" if first is None else first.alt,
+        has_heading="<h1>" in drawn.body,
+        has_stop='id="stopped"' in drawn.body,
+    )
+
+
+def _own_parameters(status: JobStatus, statuses: Sequence[JobStatus]) -> list[tuple[str, str]]:
+    """Return the parameters in which an execution differs from others of its notebook."""
+    beside = [other for other in statuses if other.notebook == status.notebook]
+    names = sorted({name for other in beside for name in other.parameters})
+    missing = object()
+    return [
+        (name, _brief(name, status.parameters.get(name, "as in the notebook")))
+        for name in names
+        if any(
+            other.parameters.get(name, missing) != status.parameters.get(name, missing)
+            for other in beside
+        )
+    ]
+
+
+def _brief(name: str, value: Any) -> str:
+    if name == "runs" and isinstance(value, list):
+        value = [Path(str(item)).name for item in value]
+    text = _shown(value)
+    return (text if len(text) <= 80 else f"{text[:77]}...") or "(empty)"
+
+
+def _groups(pages: Sequence[_Page]) -> list[tuple[str, list[_Page]]]:
+    """Return title and pages of each notebook with several executions; others share a group without title."""
+    books: dict[str, list[_Page]] = {}
+    for page in pages:
+        books.setdefault(page.notebook, []).append(page)
+    groups: list[tuple[str, list[_Page]]] = []
+    for book in books.values():
+        if len(book) > 1:
+            groups.append((book[0].title, book))
+        elif groups and not groups[-1][0]:
+            groups[-1][1].extend(book)
+        else:
+            groups.append(("", book))
+    return groups
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(_shown(item) for item in value) or "[]"
+    return str(value)
+
+
+def _summary(statuses: Sequence[JobStatus], runs: int) -> str:
+    counts: dict[str, int] = {}
+    for status in statuses:
+        counts[status.state] = counts.get(status.state, 0) + 1
+    states = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in counts.items())
+    sources = len({Path(status.notebook).stem for status in statuses})
+    books = f"{sources} notebook{'' if sources == 1 else 's'}"
+    if sources != len(statuses):
+        books = f"{len(statuses)} executions of {books}"
+    return f"{books} ({states}) over {runs} run{'' if runs == 1 else 's'}"
+
+
+def _manifest(
+    common: Mapping[str, str],
+    statuses: Sequence[JobStatus],
+    pages: Sequence[_Page],
+    rows: Sequence[RunRow],
+    damages: Sequence[str],
+) -> dict[str, Any]:
+    return {
+        "schema_version": MANIFEST_VERSION,
+        **common,
+        "index": "index.html",
+        "pages": [
+            {
+                "name": status.name,
+                "notebook": page.notebook,
+                "file": page.file,
+                "title": page.title,
+                "state": status.state,
+                "error": status.error,
+                "seconds": status.seconds,
+                "started": status.started,
+                "parameters": status.parameters,
+                "identity": status.identity,
+                "figures": page.figures,
+                "explorers": page.explorers,
+            }
+            for status, page in zip(statuses, pages, strict=True)
+        ],
+        "runs": [
+            {
+                "run_id": row.run_id,
+                "recipe": row.recipe,
+                "seed": row.seed,
+                "state": row.state,
+                "test_accuracy": row.test_accuracy,
+            }
+            for row in rows
+        ],
+        "warnings": list(damages),
+    }

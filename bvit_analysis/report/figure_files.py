@@ -1,0 +1,148 @@
+"""Files beside the pages: figures copied from the jobs, and what an earlier report left behind.
+
+A job's folder may come from anywhere, so a file is copied only if it is what its name says and cannot act: an SVG,
+which a browser opens as a document of its own, passes through a list of what is allowed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+from bvit_analysis.report.pictures import png_size
+from bvit_analysis.run_files import DamagedFile, open_regular, read_json, write_bytes_atomic
+
+FOLDER = "figures"
+"Name of the folder of saved figures, in a job's folder and in the report."
+
+_NAME = re.compile(r"(figure-[0-9]{2,4}(?:-[a-z0-9_-]{1,40})?)\.(png|svg|csv)")
+_WRITTEN = re.compile(
+    r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:html|pdf)"
+    r"|figures/[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:png|svg|csv)"
+)
+_MAX_BYTES = 64 * 2**20
+_MAX_FILES = 3_000
+
+_SVG = "{http://www.w3.org/2000/svg}"
+_SVG_TAGS = {"svg", "g", "defs", "style", "path", "use", "text", "tspan", "clipPath", "rect"}
+_SVG_TAGS |= {"image", "linearGradient", "radialGradient", "stop", "title", "desc", "pattern"}
+
+
+def copy_figures(job: Path, out: Path, page: str) -> dict[str, dict[str, str]]:
+    """Copy the saved figures of a job into the report.
+
+    Args:
+        job: The job's folder; its ``figures`` may be missing.
+        out: The report's folder.
+        page: File name of the job's page without ``.html``.
+
+    Returns:
+        Stem to addresses, relative to the page, by ending; files that fail their check are left out.
+    """
+    source = job / FOLDER
+    if source.is_symlink() or not source.is_dir():
+        return {}
+    found: dict[str, dict[str, str]] = {}
+    for path in sorted(source.iterdir())[:_MAX_FILES]:
+        match = _NAME.fullmatch(path.name)
+        if not match:
+            continue
+        try:
+            with open_regular(path, _MAX_BYTES) as file:
+                content = file.read()
+        except (DamagedFile, FileNotFoundError):
+            continue
+        stem, ending = match.groups()
+        if not _is_what_it_says(content, ending):
+            continue
+        target = out / FOLDER / page
+        target.mkdir(parents=True, exist_ok=True)
+        write_bytes_atomic(target / path.name, content)
+        found.setdefault(stem, {})[ending] = f"{FOLDER}/{page}/{path.name}"
+    return found
+
+
+def _is_what_it_says(content: bytes, ending: str) -> bool:
+    if ending == "png":
+        return png_size(content) is not None
+    if ending == "svg":
+        return is_inert_svg(content)
+    with contextlib.suppress(UnicodeDecodeError):
+        return "\0" not in content.decode("utf-8")
+    return False
+
+
+def is_inert_svg(content: bytes) -> bool:
+    """Return whether an SVG only draws: no script, no link, nothing loaded, no entity to expand."""
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    if re.search(r"<!(?!--)|<\?(?!xml\s)", text):
+        return False
+    try:
+        root = ElementTree.fromstring(text)
+    except (ElementTree.ParseError, ValueError, RecursionError):
+        return False
+    return root.tag == f"{_SVG}svg" and all(_is_inert(element) for element in root.iter())
+
+
+def _is_inert(element: Any) -> bool:
+    tag = element.tag
+    if not isinstance(tag, str) or tag.removeprefix(_SVG) not in _SVG_TAGS:
+        return False
+    for name, value in element.attrib.items():
+        plain = name.rpartition("}")[2].lower()
+        if plain.startswith("on") or not _is_inert_style(value):
+            return False
+        if plain == "href" and not re.match(r"#|data:image/png;base64,", value):
+            return False
+    return tag != f"{_SVG}style" or _is_inert_style(element.text or "")
+
+
+def _is_inert_style(text: str) -> bool:
+    return not re.search(r"url\((?!\s*['\"]?#)|@import|javascript:|\\", text, re.IGNORECASE)
+
+
+def remove_stale(out: Path, written: Iterable[str]) -> list[str]:
+    """Remove what an earlier report wrote here and this one did not; nothing else is touched.
+
+    Args:
+        out: The report's folder, with the manifest of the earlier report.
+        written: Names of this report's files, relative to ``out``.
+
+    Returns:
+        The names that were removed.
+    """
+    try:
+        manifest = read_json(out / "manifest.json")
+    except (FileNotFoundError, DamagedFile):
+        return []
+    names = manifest.get("files")
+    if not isinstance(names, list):  # of a report before files were listed
+        pages = manifest.get("pages")
+        names = [page.get("file") for page in (pages if isinstance(pages, list) else []) if page]
+    keep = {"index.html", *written}
+    removed = []
+    for name in names:
+        # The manifest may have been changed: only names that a report writes are followed.
+        if not isinstance(name, str) or not _WRITTEN.fullmatch(name) or name in keep:
+            continue
+        path = out / name
+        parents = [out / part for part in Path(name).parents if part != Path()]
+        if (
+            path.is_symlink()
+            or not path.is_file()
+            or any(folder.is_symlink() for folder in parents)
+        ):
+            continue
+        path.unlink()
+        removed.append(name)
+        for folder in parents:
+            with contextlib.suppress(OSError):
+                folder.rmdir()  # if it is empty now
+    return removed

@@ -1,0 +1,85 @@
+"""The table of runs on top of a report, and what is damaged in them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bvit_analysis.errors import BvitError
+from bvit_analysis.job_status import JobStatus
+from bvit_analysis.records import SCHEMAS, RunWarning, load_run
+
+TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
+TONES |= {"silent": "warn"}
+"How a state looks; all others are bad."
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRow:
+    """One line of the table of runs, as text."""
+
+    run_id: str
+    recipe: str
+    seed: str
+    state: str
+    tone: str
+    step: str
+    accuracy: str
+    count: str
+    test_accuracy: float | None
+
+
+def run_folders(statuses: Sequence[JobStatus]) -> list[Path]:
+    """Return the run folders that notebooks were executed over, each once."""
+    folders: dict[str, None] = {}
+    for status in statuses:
+        runs = status.parameters.get("runs", [])
+        if isinstance(runs, list):
+            folders.update(dict.fromkeys(run for run in runs if isinstance(run, str)))
+    return [Path(folder) for folder in folders]
+
+
+def run_rows(folders: Sequence[Path]) -> tuple[list[RunRow], list[str]]:
+    """Return a row a run, unreadable ones included, and a line for each damaged part."""
+    rows, damages = [], []
+    for folder in folders:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RunWarning)  # they are shown on the page
+            try:
+                row, found = _run_row(folder)
+            except BvitError as error:
+                unread = {"recipe": "", "seed": "", "step": "", "accuracy": "", "count": ""}
+                row = RunRow(
+                    run_id=folder.name, state="unreadable", tone="bad", test_accuracy=None, **unread
+                )
+                found = [str(error)]
+        rows.append(row)
+        damages += found
+    return rows, damages
+
+
+def _run_row(folder: Path) -> tuple[RunRow, list[str]]:
+    run = load_run(folder)
+    for kind in SCHEMAS:
+        getattr(run, kind)  # damage inside a part shows only when it is read
+    config = run.config or {}
+    recipe = config.get("recipe")
+    name = recipe.get("name", "custom") if isinstance(recipe, dict) else "float"
+    result = run.result or {}
+    accuracy = result.get("test_accuracy")
+    if isinstance(accuracy, bool) or not isinstance(accuracy, int | float):
+        accuracy = None
+    row = RunRow(
+        run_id=run.run_id,
+        recipe=str(name) if run.config is not None else "watched",
+        seed=str(config.get("seed", run.info.get("seed", ""))),
+        state=run.state,
+        tone=TONES.get(run.state, "bad"),
+        step=f"{run.step:,}",
+        accuracy="" if accuracy is None else f"{accuracy:.2%}",
+        count=str(result.get("test_count", "")),
+        test_accuracy=None if accuracy is None else float(accuracy),
+    )
+    return row, [f"{run.run_id}: {warning}" for warning in run.warnings]
