@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bvit_analysis import batch_command
 from bvit_analysis.config import RECIPES, RunConfig, get_recipe, get_scale, with_overrides
 from bvit_analysis.errors import BvitError, ConfigError, RunError, SuiteError
 from bvit_analysis.records import check_name, find_runs, load_run
@@ -69,15 +70,24 @@ def _parser() -> argparse.ArgumentParser:
     notebooks = _command(
         commands, "notebooks", _notebooks, "execute the analysis notebooks over recorded runs"
     )
-    notebooks.add_argument(
-        "runs", nargs="+", type=Path, help="run folders, or folders that hold some"
+    batch_command.add_arguments(notebooks)
+
+    lessons = _command(
+        commands,
+        "lessons",
+        _lessons,
+        "write hand-outs and solutions of the lessons from their sources",
     )
-    _notebook_arguments(notebooks)
-    notebooks.add_argument(
-        "--out",
+    lessons.add_argument(
+        "--notebooks",
         type=Path,
-        default=Path("executed"),
-        help="folder for executed notebooks (default: executed)",
+        default=Path("notebooks"),
+        help="folder that holds lessons/NAME.ipynb (default: notebooks)",
+    )
+    lessons.add_argument(
+        "--check",
+        action="store_true",
+        help="write nothing; exit code 1 where a file is out of step",
     )
 
     report = _command(
@@ -89,6 +99,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument(
         "--runs", nargs="*", type=Path, default=[], help="run folders for the table on top"
+    )
+    report.add_argument(
+        "--pdf", action="store_true", help="print all pages into report.pdf too; needs Chromium"
     )
 
     costs = _command(
@@ -230,8 +243,7 @@ def _run_grid(options: argparse.Namespace) -> list[Path]:
 
 
 def _notebooks(options: argparse.Namespace) -> int:
-    runs = _expand(options.runs)
-    return _execute(options, runs, options.out)
+    return batch_command.run(options)
 
 
 def _execute(options: argparse.Namespace, runs: list[Path], out: Path) -> int:
@@ -251,17 +263,31 @@ def _execute(options: argparse.Namespace, runs: list[Path], out: Path) -> int:
         cell_timeout_s=options.timeout,
         progress=not getattr(options, "quiet", False),
     )
-    for status in statuses:
-        print(
-            f"{status.state:<12} {status.seconds:6.1f} s  {status.name}  {status.error or ''}".rstrip()
-        )
+    batch_command.print_statuses(statuses)
     return suite.exit_code(statuses)
+
+
+def _lessons(options: argparse.Namespace) -> int:
+    from bvit_analysis.lessons import out_of_step, write_lessons
+
+    if not options.check:
+        for path in write_lessons(options.notebooks):
+            print(f"wrote {path}")
+        return 0
+    wrong = out_of_step(options.notebooks)
+    for path in wrong:
+        print(f"out of step with its lesson: {path}; write it with 'bvit lessons'")
+    return int(bool(wrong))
 
 
 def _report(options: argparse.Namespace) -> int:
     from bvit_analysis.report import build_report
 
-    print(build_report(options.executed, options.out, runs=_expand(options.runs) or None))
+    runs = _expand(options.runs) or None
+    path = build_report(options.executed, options.out, runs=runs, pdf=options.pdf)
+    print(path)
+    if options.pdf:
+        print(path.with_name("report.pdf"))
     return 0
 
 

@@ -15,29 +15,32 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Mapping
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
-from bvit_analysis.errors import SuiteError
+from bvit_analysis.errors import BvitError
 from bvit_analysis.job_status import (
     STATUS_VERSION,
     JobStatus,
     NotebookJob,
     State,
-    identity,
+    folder_bytes,
     new_status,
     versions,
 )
-from bvit_analysis.parameters import read_notebook
+from bvit_analysis.notebook_process import EXECUTING, one_line
+from bvit_analysis.private_folders import PrivateFolder
 from bvit_analysis.run_files import DamagedFile, read_json, write_json_atomic
 from bvit_analysis.run_lock import process_start
 
-_EXECUTING = ".executing.ipynb"
+GRACE_S = 10.0
+"So long after its limit a cell may still take to be interrupted; then its kernel is killed, seconds."
+POLL_S = 0.05
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 # A kernel must not outlive the process that asked for it, even if that one is killed outright.
 _DIE_WITH_PARENT = (
@@ -49,37 +52,65 @@ _KERNEL = _DIE_WITH_PARENT + (
 _CHILD = _DIE_WITH_PARENT + (
     "import os\n"
     "if os.getppid() != int(sys.argv[2]): sys.exit('the parent process is gone')\n"
-    "from bvit_analysis.execution import run_job; run_job(sys.argv[1])"
+    "from bvit_analysis.notebook_process import run_job; run_job(sys.argv[1])"
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one execution may take."""
+
+    cell_timeout_s: int = 600
+    "A cell that takes longer is interrupted and its notebook ends, seconds."
+    limit_s: int = 1800
+    "A notebook that takes longer is killed, seconds."
+    threads: int = 1
+    "Of numerical libraries in the kernel, where the user's environment does not say."
+
+
+def threads_each(at_once: int) -> int:
+    """Return how many threads each of some executions at a time gets of this process's cores."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:
+        cores = os.cpu_count() or 1
+    return max(1, cores // at_once)
 
 
 @final
 class Execution:
     """A child process that executes one notebook, and the files by which the two speak."""
 
-    def __init__(self, job: NotebookJob, out: Path, cell_timeout_s: int, limit_s: int) -> None:
-        self.job, self.limit_s = job, limit_s
+    def __init__(self, job: NotebookJob, out: Path, limits: Limits, identity: str) -> None:
+        self.job, self.limits = job, limits
         self.folder = out / job.name
         self.folder.mkdir(exist_ok=True)
-        for leftover in ("notebook.ipynb", _EXECUTING):
-            (self.folder / leftover).unlink(missing_ok=True)  # of other inputs, or half done
         self.status = new_status(
             job,
             state="running",
             started=datetime.now(UTC).isoformat(timespec="seconds"),
-            identity=identity(job),
+            identity=identity,
             versions=versions(),
         )
-        self._write(self.status)
-        self.work = _private_folder()
-        self.began = time.monotonic()
+        _write(self.folder, self.status)
+        for leftover in ("notebook.ipynb", EXECUTING):
+            (self.folder / leftover).unlink(missing_ok=True)  # of other inputs, or half done
+        self.figures = self.folder / "figures"
+        if self.figures.is_symlink():
+            self.figures.unlink()
+        shutil.rmtree(self.figures, ignore_errors=True)
+        self.figures.mkdir(exist_ok=True)
+        self.private = PrivateFolder()
+        self.work = self.private.path
+        self.began = self.since = time.monotonic()
+        self.at: tuple[object, ...] = ()
         try:
-            self._start(cell_timeout_s)
+            self._start()
         except BaseException:
-            shutil.rmtree(self.work, ignore_errors=True)
+            self.private.remove()
             raise
 
-    def _start(self, cell_timeout_s: int) -> None:
+    def _start(self) -> None:
         spec = self.work / "kernels" / "python3"
         spec.mkdir(parents=True)
         argv = [sys.executable, "-c", _KERNEL, "-f", "{connection_file}"]
@@ -87,9 +118,9 @@ class Execution:
         (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
         order = {
             "notebook": str(self.job.notebook),
-            "output": str(self.folder / _EXECUTING),
+            "output": str(self.folder / EXECUTING),
             "parameters": self.job.parameters,
-            "cell_timeout_s": cell_timeout_s,
+            "cell_timeout_s": self.limits.cell_timeout_s,
         }
         (self.work / "job.json").write_text(json.dumps(order), encoding="utf-8")
         with (self.work / "log").open("wb") as log:
@@ -98,7 +129,7 @@ class Execution:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=_environment(self.work),
+                env=self._environment(),
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
 
@@ -110,11 +141,8 @@ class Execution:
     def poll(self) -> JobStatus | None:
         """Return what became of it, or None while it runs."""
         if self.process.poll() is None:
-            if time.monotonic() - self.began <= self.limit_s:
-                return None
-            return self.stop(
-                "timeout", f"the notebook took longer than its limit of {self.limit_s} s"
-            )
+            reason = self._too_long()
+            return None if reason is None else self.stop("timeout", reason)
         result = _read_own(self.work / "result.json")
         if result:
             return self._end(result["state"], result["error"], result["cell"])
@@ -125,6 +153,22 @@ class Execution:
         lines = (self.work / "log").read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), f"exit code {code}")
         return self._end("failed", f"the notebook could not be executed: {last[:300]}", None)
+
+    def _too_long(self) -> str | None:
+        now, limits = time.monotonic(), self.limits
+        if now - self.began > limits.limit_s:
+            return f"the notebook took longer than its limit of {limits.limit_s} s"
+        # The child interrupts a cell at its limit, but a cell may take no notice of that.
+        found = _read_own(self.work / "progress.json") or {}
+        at = (found.get("cell"), found.get("busy"))
+        if at != self.at:
+            self.at, self.since = at, now
+        if found.get("busy") and now - self.since > limits.cell_timeout_s + GRACE_S:
+            return (
+                f"cell {found['cell'] + 1} took longer than its limit of {limits.cell_timeout_s} s "
+                "and ignored the interrupt"
+            )
+        return None
 
     def stop(self, state: State, reason: str) -> JobStatus:
         """Kill the process, its kernel and all their children, and write down why."""
@@ -148,51 +192,107 @@ class Execution:
         return (found["cell"], found["cells"]) if found else (None, 0)
 
     def _end(self, state: State, error: str | None, cell: int | None) -> JobStatus:
-        executing = self.folder / _EXECUTING
-        if _is_json(executing):  # papermill writes in place, so a kill can leave half of it
-            executing.replace(self.folder / "notebook.ipynb")
-        seconds = round(time.monotonic() - self.began, 3)
-        status = replace(self.status, state=state, error=error, cell=cell, seconds=seconds)
-        self._write(status)
-        shutil.rmtree(self.work, ignore_errors=True)
-        return status
-
-    def _write(self, status: JobStatus) -> None:
-        data = asdict(status)
-        del data["skipped"]
-        owner = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "pid_started": process_start(os.getpid()),
-        }
-        write_json_atomic(
-            self.folder / "status.json", {"schema_version": STATUS_VERSION, **data, **owner}
+        _keep_evidence(self.folder)
+        with contextlib.suppress(OSError):
+            self.figures.rmdir()  # where no figure was saved
+        status = replace(
+            self.status,
+            state=state,
+            error=error,
+            cell=cell,
+            seconds=round(time.monotonic() - self.began, 3),
+            bytes=folder_bytes(self.folder),
         )
+        self.private.remove()
+        return _written(self.folder, status)
+
+    def _environment(self) -> dict[str, str]:
+        child = dict(os.environ)
+        # A backend set for the parent would keep figures out of the notebooks.
+        child.pop("MPLBACKEND", None)
+        if not any(child.get(name) for name in _THREADS):  # whoever sets one has decided
+            child |= dict.fromkeys(_THREADS, str(self.limits.threads))
+        # The kernelspec found first is ours, so that the kernel is this very interpreter.
+        places = [str(self.work), child.get("JUPYTER_PATH")]
+        child["JUPYTER_PATH"] = os.pathsep.join(filter(None, places))
+        child["JUPYTER_RUNTIME_DIR"] = str(self.work / "runtime")
+        child["IPYTHONDIR"] = str(self.work / "ipython")  # no start-up files, no shared history
+        child["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+        child["BVIT_FRAMES"] = str(self.job.frames)
+        child["BVIT_FIGURES"] = str(self.figures)
+        package = str(Path(__file__).resolve().parents[1])
+        child["PYTHONPATH"] = os.pathsep.join(filter(None, [package, child.get("PYTHONPATH")]))
+        return child
 
 
-def _private_folder() -> Path:
-    """Make a folder with a path short enough for a socket's name, which holds about 100 bytes."""
-    for place in (tempfile.gettempdir(), "/tmp"):
-        if len(place) <= 60 and os.access(place, os.W_OK):
-            return Path(tempfile.mkdtemp(prefix="bvit-", dir=Path(place).resolve()))
-    raise SuiteError(
-        "no writable temporary folder with a short path; set TMPDIR to one such as /tmp"
-    )
+def begin(job: NotebookJob, out: Path, limits: Limits, identity: str) -> Execution | JobStatus:
+    """Start an execution, or return the status of one that could not even be started."""
+    try:
+        return Execution(job, out, limits, identity)
+    except (OSError, BvitError) as error:  # of this notebook only; the others go on
+        reason = one_line(f"the notebook could not be executed: {error}")
+        status = new_status(job, state="failed", error=reason, identity=identity)
+        return _written(out / job.name, status)
 
 
-def _environment(work: Path) -> dict[str, str]:
-    child = dict(os.environ)
-    # A backend set for the parent would keep figures out of the notebooks.
-    child.pop("MPLBACKEND", None)
-    child.setdefault("OMP_NUM_THREADS", "1")  # several notebooks share the cores
-    # The kernelspec found first is ours, so that the kernel is this very interpreter.
-    child["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(work), child.get("JUPYTER_PATH")]))
-    child["JUPYTER_RUNTIME_DIR"] = str(work / "runtime")
-    child["IPYTHONDIR"] = str(work / "ipython")  # no personal start-up files, no shared history
-    child["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
-    package = str(Path(__file__).resolve().parents[1])
-    child["PYTHONPATH"] = os.pathsep.join(filter(None, [package, child.get("PYTHONPATH")]))
-    return child
+def run_to_end(
+    job: NotebookJob,
+    out: Path,
+    limits: Limits,
+    identity: str,
+    unwanted: Callable[[], str | None],
+) -> JobStatus:
+    """Execute one notebook and wait for its end.
+
+    Args:
+        job: What to execute.
+        out: Folder that gets the job's folder.
+        limits: What it may take.
+        identity: Of the job, as whoever ordered it has found it.
+        unwanted: Asked again and again; a text ends the execution, for that reason.
+    """
+    execution = begin(job, out, limits, identity)
+    if isinstance(execution, JobStatus):
+        return execution
+    while (status := execution.poll()) is None:
+        reason = unwanted()
+        if reason is not None:
+            return execution.stop("interrupted", reason)
+        time.sleep(POLL_S)
+    return status
+
+
+def record(folder: Path, status: JobStatus) -> JobStatus:
+    """Write down what became of a notebook where the one that executed it no longer can."""
+    _keep_evidence(folder)
+    return _written(folder, status)
+
+
+def _keep_evidence(folder: Path) -> None:
+    executing = folder / EXECUTING
+    if _is_json(executing):  # papermill writes in place, so a kill can leave half of it
+        executing.replace(folder / "notebook.ipynb")
+
+
+def _write(folder: Path, status: JobStatus) -> None:
+    data = asdict(status)
+    del data["skipped"]
+    owner = {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "pid_started": process_start(os.getpid()),
+    }
+    write_json_atomic(folder / "status.json", {"schema_version": STATUS_VERSION, **data, **owner})
+
+
+def _written(folder: Path, status: JobStatus) -> JobStatus:
+    """Write a status down; on a full disk that fails, which must be told but end this notebook only."""
+    try:
+        _write(folder, status)
+    except (OSError, BvitError) as error:
+        reason = one_line(f"{status.error or status.state}; not written down: {error}")
+        return replace(status, state="failed", error=reason)
+    return status
 
 
 def _read_own(path: Path) -> dict[str, Any] | None:
@@ -208,80 +308,3 @@ def _is_json(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-# One execution, in the child --------------------------------------------------------------------
-
-
-def run_job(work: str) -> None:
-    """Execute the notebook that a folder's ``job.json`` orders; the entry point of the child process."""
-    folder = Path(work)
-    order = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    result = _run_notebook(order, folder)
-    write_json_atomic(folder / "result.json", result)
-
-
-def _run_notebook(order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    import papermill
-    from nbclient.exceptions import CellTimeoutError, DeadKernelError
-    from papermill.exceptions import PapermillExecutionError
-    from traitlets.config import Config
-
-    cells = len(read_notebook(Path(order["notebook"])).cells) + bool(order["parameters"])
-    limit = int(order["cell_timeout_s"])
-    at, since = 0, time.monotonic()
-
-    def began(cell: object, cell_index: int) -> None:
-        nonlocal at, since
-        at, since = cell_index, time.monotonic()
-        write_json_atomic(folder / "progress.json", {"cell": cell_index, "cells": cells})
-
-    def ended(state: State, error: str | None) -> dict[str, Any]:
-        return {"state": state, "error": error, "cell": None if state == "succeeded" else at}
-
-    config = Config()
-    config.KernelManager.transport = "ipc"
-    config.KernelManager.ip = str(folder / "k")  # absolute and unique, or kernels cross over
-    too_long = f"cell {{}} took longer than its limit of {limit} s"
-    try:
-        executed = papermill.execute_notebook(
-            _not_a_template(order["notebook"]),
-            _not_a_template(order["output"]),
-            parameters=order["parameters"],
-            kernel_name="python3",
-            language="python",
-            progress_bar=False,
-            start_timeout=180,
-            execution_timeout=limit,
-            interrupt_on_timeout=True,
-            autosave_cell_every=60,
-            config=config,
-            on_cell_start=began,
-        )
-    except PapermillExecutionError as error:
-        if error.ename == "KeyboardInterrupt" and time.monotonic() - since >= limit:
-            return ended("timeout", too_long.format(at + 1))
-        if error.ename == "SystemExit":
-            return ended(
-                "early_exit", f"cell {at + 1} left the notebook: SystemExit: {error.evalue}"
-            )
-        return ended("failed", _one_line(f"cell {at + 1}: {error.ename}: {error.evalue}"))
-    except CellTimeoutError:
-        return ended("timeout", too_long.format(at + 1))
-    except DeadKernelError:
-        return ended("kernel_died", f"the kernel died in cell {at + 1}; is the memory exhausted?")
-    except Exception as error:  # whatever else papermill raises ends this notebook only
-        return ended("failed", _one_line(f"cell {at + 1}: {type(error).__name__}: {error}"))
-    if executed.metadata.get("papermill", {}).get("exception"):
-        # sys.exit(0) raises nothing here, yet the cells behind it were never executed.
-        return ended("early_exit", f"cell {at + 1} left the notebook before its end")
-    return ended("succeeded", None)
-
-
-def _not_a_template(path: str) -> str:
-    """Escape braces, since papermill puts every path through str.format."""
-    return path.replace("{", "{{").replace("}", "}}")
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]

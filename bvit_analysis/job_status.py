@@ -9,6 +9,8 @@ import importlib.metadata
 import json
 import os
 import platform
+import stat
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,10 +19,19 @@ from bvit_analysis.run_files import DamagedFile, read_json
 from bvit_analysis.run_lock import is_gone
 
 State = Literal[
-    "succeeded", "failed", "timeout", "kernel_died", "interrupted", "early_exit", "running"
+    "succeeded",
+    "failed",
+    "timeout",
+    "kernel_died",
+    "interrupted",
+    "early_exit",
+    "worker_lost",
+    "running",
 ]
 STATES: tuple[str, ...] = State.__args__  # type: ignore[attr-defined]
 STATUS_VERSION = 1
+FRAMES = 24
+"Settings that an explorer draws ahead, so that it still follows its controls in a page without a kernel."
 _RECORDED = ("bvit_analysis", "papermill", "nbclient", "ipykernel", "numpy", "pandas", "matplotlib")
 
 
@@ -33,7 +44,9 @@ class NotebookJob:
     parameters: dict[str, object]
     "JSON-ready values, among them the absolute run folders as 'runs'."
     name: str
-    "Names the output folder: the notebook's stem."
+    "Names the output folder: the notebook's stem, then what sets this execution apart."
+    frames: int = FRAMES
+    "Pictures that each explorer draws ahead for a page without a kernel."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +69,12 @@ class JobStatus:
     "ISO time, UTC."
     seconds: float = 0.0
     "Wall-clock time of the execution."
+    bytes: int = 0
+    "Size of the folder of results at the end."
+    frames: int = FRAMES
+    "Pictures that each explorer drew ahead."
     identity: str = ""
-    "Hash of notebook source, parameters, library source and data of the runs."
+    "Hash of notebook source, parameters, frames, library source and data of the runs."
     versions: dict[str, str] = field(default_factory=dict)
     "Of Python and the packages that matter."
     skipped: bool = False
@@ -67,8 +84,36 @@ class JobStatus:
 def new_status(job: NotebookJob, **values: Any) -> JobStatus:
     """Return the status of a job with the given values set."""
     return JobStatus(
-        name=job.name, notebook=str(job.notebook), parameters=dict(job.parameters), **values
+        name=job.name,
+        notebook=str(job.notebook),
+        parameters=dict(job.parameters),
+        frames=job.frames,
+        **values,
     )
+
+
+def status_from(name: str, data: Mapping[str, Any]) -> JobStatus | None:
+    """Return the status that data of a file or of another machine describe, or None if they do not."""
+    try:
+        if data["schema_version"] != STATUS_VERSION or data["state"] not in STATES:
+            return None
+        cell = data["cell"]
+        return JobStatus(
+            name=name,
+            notebook=str(data["notebook"]),
+            state=str(data["state"]),
+            error=None if data["error"] is None else str(data["error"]),
+            cell=cell if isinstance(cell, int) else None,
+            parameters=dict(data["parameters"]),
+            started=str(data["started"]),
+            seconds=float(data["seconds"]),
+            bytes=int(data.get("bytes", 0)),
+            frames=int(data.get("frames", FRAMES)),
+            identity=str(data["identity"]),
+            versions={str(key): str(value) for key, value in dict(data["versions"]).items()},
+        )
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def read_status(folder: Path) -> JobStatus | None:
@@ -84,23 +129,8 @@ def read_status(folder: Path) -> JobStatus | None:
         data = read_json(Path(folder) / "status.json")
     except (FileNotFoundError, NotADirectoryError, DamagedFile):
         return None
-    try:
-        if data["schema_version"] != STATUS_VERSION or data["state"] not in STATES:
-            return None
-        cell = data["cell"]
-        status = JobStatus(
-            name=Path(folder).name,
-            notebook=str(data["notebook"]),
-            state=str(data["state"]),
-            error=None if data["error"] is None else str(data["error"]),
-            cell=cell if isinstance(cell, int) else None,
-            parameters=dict(data["parameters"]),
-            started=str(data["started"]),
-            seconds=float(data["seconds"]),
-            identity=str(data["identity"]),
-            versions={str(key): str(value) for key, value in dict(data["versions"]).items()},
-        )
-    except (KeyError, TypeError, ValueError):
+    status = status_from(Path(folder).name, data)
+    if status is None:
         return None
     owner = data.get("host"), data.get("pid"), data.get("pid_started")
     if status.state == "running" and is_gone(*owner):
@@ -109,7 +139,7 @@ def read_status(folder: Path) -> JobStatus | None:
 
 
 @functools.lru_cache(maxsize=1)
-def _library_hash() -> str:
+def library_hash() -> str:
     """Hash this package's own source, which is what a version number fails to do while it is worked on."""
     digest = hashlib.sha256()
     root = Path(__file__).parent
@@ -141,14 +171,25 @@ def _data_hash(run_dir: Path) -> str:
     return digest.hexdigest()
 
 
-def identity(job: NotebookJob) -> str:
-    """Return a hash of all that decides what a notebook shows, 32 hexadecimal digits."""
+def identity(job: NotebookJob, known: MutableMapping[str, str] | None = None) -> str:
+    """Return a hash of all that decides what a notebook shows, 32 hexadecimal digits.
+
+    Args:
+        job: What is to be executed.
+        known: Hashes of runs' data by folder; used and filled, since many jobs may read the same runs.
+    """
+    hashes = {} if known is None else known
     runs = job.parameters.get("runs", [])
+    folders = [str(run) for run in runs] if isinstance(runs, list) else []
+    for folder in folders:
+        if folder not in hashes:
+            hashes[folder] = _data_hash(Path(folder))
     parts = {
         "notebook": hashlib.sha256(job.notebook.read_bytes()).hexdigest(),
         "parameters": job.parameters,
-        "library": _library_hash(),
-        "data": [_data_hash(Path(run)) for run in runs] if isinstance(runs, list) else [],
+        "frames": job.frames,
+        "library": library_hash(),
+        "data": [hashes[folder] for folder in folders],
     }
     text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -163,10 +204,28 @@ def versions() -> dict[str, str]:
     return found
 
 
-def kept(job: NotebookJob, out: Path) -> JobStatus | None:
-    """Return the earlier status of a job that succeeded on the same inputs, or None."""
+def kept(job: NotebookJob, out: Path, current: str | None = None) -> JobStatus | None:
+    """Return the earlier status of a job that succeeded on the same inputs, or None.
+
+    Args:
+        job: What is to be executed.
+        out: Folder that holds the job's folder.
+        current: Its identity, if known already.
+    """
     folder = out / job.name
     status = read_status(folder)
     if status is None or status.state != "succeeded" or not (folder / "notebook.ipynb").is_file():
         return None
-    return replace(status, skipped=True) if status.identity == identity(job) else None
+    same = status.identity == (current or identity(job))
+    return replace(status, skipped=True) if same else None
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the size of all regular files below a folder, bytes; links are not followed."""
+    total = 0
+    for place, _, files in os.walk(folder):
+        for name in files:
+            with contextlib.suppress(OSError):
+                found = (Path(place) / name).lstat()
+                total += found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return total

@@ -1,8 +1,9 @@
 """Execute notebooks over runs in batches: checked before anything starts, killed cleanly, never done twice.
 
     out/summary.json
-    out/<notebook>/notebook.ipynb     as far as it came
-    out/<notebook>/status.json        state, error, parameters, times, versions, identity
+    out/<job>/notebook.ipynb     as far as it came
+    out/<job>/status.json        state, error, parameters, times, versions, identity
+    out/<job>/figures/           pictures and their numbers, where the notebook saves some
 
 POSIX only: kernels talk over private sockets, because TCP ports are chosen by a race.
 """
@@ -10,20 +11,26 @@ POSIX only: kernels talk over private sockets, because TCP ports are chosen by a
 from __future__ import annotations
 
 import contextlib
-import sys
+import os
+import socket
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from bvit_analysis.errors import SuiteError
-from bvit_analysis.execution import Execution
+from bvit_analysis.batch_estimate import ASSUMED_S, BatchEstimate, estimate_batch
+from bvit_analysis.batch_plan import Entry, PlanError, check_job_name, expand
+from bvit_analysis.batch_progress import Progress
+from bvit_analysis.errors import BvitError, SuiteError
+from bvit_analysis.execution import POLL_S, Limits, record, threads_each
 from bvit_analysis.job_status import (
+    FRAMES,
     STATES,
     STATUS_VERSION,
     JobStatus,
     NotebookJob,
+    identity,
     kept,
     new_status,
     read_status,
@@ -31,30 +38,38 @@ from bvit_analysis.job_status import (
 from bvit_analysis.parameters import (
     Parameter,
     ParameterText,
-    check_parameter,
     declared_parameters,
     parse_assignments,
     parse_parameter,
     require_notebooks,
-    resolve_parameters,
 )
-from bvit_analysis.records import RunWarning, load_run, write_json_atomic
+from bvit_analysis.plan_file import plan_from_file
+from bvit_analysis.records import write_json_atomic
+from bvit_analysis.run_files import DamagedFile, read_json
+from bvit_analysis.run_lock import is_gone, process_start
+from bvit_analysis.runners import LocalRunner, Runner
 
 __all__ = [
     "JobStatus",
     "NotebookJob",
     "Parameter",
     "ParameterText",
+    "PlanError",
     "declared_parameters",
     "discover_notebooks",
+    "estimate",
     "execute",
     "exit_code",
     "parse_assignments",
     "parse_parameter",
     "plan",
+    "plan_from_file",
     "read_status",
     "read_statuses",
+    "read_summary",
 ]
+
+_SUMMARY_EVERY_S = 1.0
 
 
 def discover_notebooks(root: Path) -> list[Path]:
@@ -74,7 +89,13 @@ def discover_notebooks(root: Path) -> list[Path]:
 
 
 def plan(
-    notebooks: Sequence[Path], runs: Sequence[Path], parameters: Mapping[str, object]
+    notebooks: Sequence[Path],
+    runs: Sequence[Path],
+    parameters: Mapping[str, object],
+    *,
+    grid: Mapping[str, Sequence[object]] | None = None,
+    each_run: bool = False,
+    frames: int = FRAMES,
 ) -> list[NotebookJob]:
     """Check all that can be checked before a kernel starts, and return what is to be executed.
 
@@ -83,74 +104,72 @@ def plan(
         runs: Run folders, given to each notebook that declares ``runs``.
         parameters: Name to value for all notebooks; each takes those it declares. Text of a command
             line comes as ParameterText (parse_assignments) and is typed by the notebook's schema.
+        grid: Name to values; one execution for each combination of those a notebook declares.
+        each_run: One execution a run, in place of one over all runs.
+        frames: Pictures that each explorer draws ahead for a page without a kernel.
 
     Returns:
-        One job a notebook, in the given order.
+        The jobs, in the order of notebooks, then of runs, then of the grid, last name fastest.
 
     Raises:
         SuiteError: If a notebook, a name or a value is wrong; the text names the nearest right one.
         RunError: If a run folder is missing, damaged or of another schema version.
     """
-    require_notebooks()
-    if not notebooks:
-        raise SuiteError("no notebooks chosen; give at least one .ipynb file")
-    paths = [Path(notebook).resolve() for notebook in notebooks]
-    stems = [_check_stem(path.stem) for path in paths]
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if twice:
-        raise SuiteError(f"two notebooks are named {twice[0]!r}; rename one, names become folders")
-    schemas = {path.stem: declared_parameters(path) for path in paths}
-    values = resolve_parameters(schemas, parameters)
-    folders = [str(Path(run).resolve()) for run in runs]
-    for folder in folders:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RunWarning)  # the report names damaged parts
-            load_run(folder)
-    jobs = []
-    for path in paths:
-        schema, chosen = schemas[path.stem], values[path.stem]
-        if "runs" in schema and folders:
-            chosen = {"runs": check_parameter(schema["runs"], folders), **chosen}
-        elif "runs" in schema and not schema["runs"].default:
-            raise SuiteError(
-                f"notebook {path.stem!r} needs run folders and none is given; "
-                "make some with `bvit train` or `bvit ablate`"
-            )
-        jobs.append(NotebookJob(notebook=path, parameters=chosen, name=path.stem))
-    return jobs
+    entry = Entry(
+        notebooks=notebooks,
+        runs=runs,
+        parameters=parameters,
+        grid=grid or {},
+        each_run=each_run,
+        frames=frames,
+    )
+    return expand(entry)
 
 
-def _check_stem(name: str) -> str:
-    if name.startswith(".") or Path(name).name != name:
-        raise SuiteError(f"{name!r} cannot name a folder of results; rename the notebook")
-    return name
+def estimate(jobs: Sequence[NotebookJob], out: Path, *, jobs_at_once: int = 2) -> BatchEstimate:
+    """Estimate time and disk of a batch, and find what would be kept; nothing is executed or written.
+
+    Args:
+        jobs: From plan() or plan_from_file().
+        out: Folder that execute() would be given; it may be missing.
+        jobs_at_once: Notebooks in flight.
+    """
+    known: dict[str, str] = {}
+    identities = {job.name: identity(job, known) for job in jobs}
+    return estimate_batch(jobs, Path(out), at_once=jobs_at_once, identities=identities)
 
 
 def execute(
     jobs: Sequence[NotebookJob],
     out: Path,
     *,
-    jobs_at_once: int = 2,
+    jobs_at_once: int | None = None,
     cell_timeout_s: int = 600,
     limit_s: int = 1800,
     progress: bool = True,
+    cluster: str | None = None,
+    resources: Mapping[str, float] | None = None,
 ) -> list[JobStatus]:
     """Execute jobs, several at once, except those that succeeded before on the same inputs.
 
     Args:
-        jobs: From plan().
+        jobs: From plan() or plan_from_file().
         out: Folder for the results; made if missing.
-        jobs_at_once: Notebooks in flight.
+        jobs_at_once: Notebooks in flight; by default 2, on a cluster as many as its workers have threads.
         cell_timeout_s: A cell that takes longer is interrupted and its notebook ends, seconds.
         limit_s: A notebook that takes longer is killed, seconds.
-        progress: Tell on stderr what starts and ends.
+        progress: Tell on stderr what starts and ends, and how long the rest may take.
+        cluster: Address of the scheduler of a Dask cluster whose workers share this file system; by
+            default the notebooks are executed on this machine.
+        resources: What each execution takes of the resources that the cluster's workers offer.
 
     Returns:
         One status a job, in the order of jobs; a notebook that fails never stops the others. The
         same is in ``out/summary.json``.
 
     Raises:
-        SuiteError: If a number is out of range or another process executes into the same folder.
+        SuiteError: If a number is out of range, another process executes into the same folder, or the
+            cluster does not answer or cannot see the files.
         KeyboardInterrupt: On Ctrl-C, after the kernels are gone and the states are written.
     """
     require_notebooks()
@@ -159,54 +178,27 @@ def execute(
         ("cell_timeout_s", cell_timeout_s),
         ("limit_s", limit_s),
     ):
-        if number < 1:
+        if number is not None and number < 1:
             raise SuiteError(f"{name} must be at least 1, got {number}")
-    for job in jobs:
-        _check_stem(job.name)
+    if resources and not cluster:
+        raise SuiteError("resources are of a cluster's workers; give the cluster's address as well")
+    names = [check_job_name(job.name) for job in jobs]
+    if len({name.casefold() for name in names}) < len(names):
+        raise SuiteError("two jobs have one name; names become folders and must differ")
     out = Path(out).resolve()
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SuiteError(f"cannot make the folder {str(out)!r}: {error.strerror}") from error
-    say = _Progress(len(jobs), on=progress)
-    began = time.monotonic()
-    done: dict[str, JobStatus] = {}
+    at_once = jobs_at_once or 2
+    limits = Limits(cell_timeout_s=cell_timeout_s, limit_s=limit_s, threads=threads_each(at_once))
     with _lock(out):
-        waiting = []
-        for job in jobs:
-            earlier = kept(job, out)
-            if earlier is None:
-                waiting.append(job)
-            else:
-                done[job.name] = earlier
-                say.ended(earlier)
-        running: list[Execution] = []
-        try:
-            while waiting or running:
-                while waiting and len(running) < jobs_at_once:
-                    running.append(Execution(waiting.pop(0), out, cell_timeout_s, limit_s))
-                    say.started(running[-1].job.name)
-                time.sleep(0.05)
-                for execution in list(running):
-                    status = execution.poll()
-                    if status is not None:
-                        running.remove(execution)
-                        done[status.name] = status
-                        say.ended(status)
-                say.cells([execution.where() for execution in running])
-        except BaseException as error:
-            reason = f"stopped by {type(error).__name__}"
-            for execution in running:
-                status = execution.stop("interrupted", reason)
-                done[status.name] = status
-            for job in waiting:
-                never = new_status(job, state="interrupted", error=f"{reason} before it was begun")
-                done[job.name] = never
-            raise
-        finally:
-            statuses = [done[job.name] for job in jobs if job.name in done]
-            _write_summary(out, statuses, time.monotonic() - began)
-    return statuses
+        batch = _Batch(jobs, out, at_once=at_once, progress=progress)
+        batch.keep()
+        if batch.waiting:
+            batch.run(_runner(batch, limits, jobs_at_once, cluster, resources))
+        batch.write_summary(complete=True)
+    return batch.statuses()
 
 
 def exit_code(statuses: Sequence[JobStatus]) -> int:
@@ -223,6 +215,160 @@ def read_statuses(out: Path) -> list[JobStatus]:
     return [status for status in found if status is not None]
 
 
+def read_summary(out: Path) -> dict[str, Any] | None:
+    """Read what became of the last batch, with the truth about one whose process was killed.
+
+    Args:
+        out: The folder that was given to execute().
+
+    Returns:
+        The content of ``summary.json``; where the process that wrote it is gone before its end, what it
+        was executing is ``interrupted``. None if there is no summary.
+    """
+    try:
+        data = read_json(Path(out) / "summary.json")
+        if data["complete"] or not is_gone(data["host"], data["pid"], data["pid_started"]):
+            return data
+        for job in data["jobs"]:
+            if job["state"] == "running":
+                found = read_status(Path(out) / str(job["name"]))
+                job["state"] = "interrupted" if found is None else found.state
+                job["error"] = "the process that executed it is gone"
+        states = [job["state"] for job in data["jobs"]]
+    except (FileNotFoundError, NotADirectoryError, DamagedFile, KeyError, TypeError):
+        return None
+    return {**data, "states": {state: states.count(state) for state in STATES if state in states}}
+
+
+class _Batch:
+    """What of a batch is waiting, in flight and done, and the summary that says so."""
+
+    def __init__(
+        self, jobs: Sequence[NotebookJob], out: Path, *, at_once: int, progress: bool
+    ) -> None:
+        self.jobs, self.out = list(jobs), out
+        self.waiting: list[NotebookJob] = []
+        self.running: dict[str, JobStatus] = {}
+        self.done: dict[str, JobStatus] = {}
+        self.began = time.monotonic()
+        self.written, self.changed = 0.0, False
+        self.identities: dict[str, str] = {}
+        known: MutableMapping[str, str] = {}
+        for job in self.jobs:
+            # Before anything starts: data that change from now on make this identity an outdated one,
+            # so that the next start executes again.
+            with contextlib.suppress(OSError):
+                self.identities[job.name] = identity(job, known)
+        named = [job for job in self.jobs if job.name in self.identities]
+        guess = estimate_batch(named, out, at_once=at_once, identities=self.identities)
+        seconds = {one.job.name: 0.0 if one.kept else one.seconds for one in guess.jobs}
+        expected = {job.name: seconds.get(job.name, ASSUMED_S) for job in self.jobs}
+        self.say = Progress(expected, at_once=at_once, on=progress)
+
+    def keep(self) -> None:
+        """Set aside what was executed before on the same inputs."""
+        for job in self.jobs:
+            current = self.identities.get(job.name)
+            earlier = kept(job, self.out, current) if current else None
+            if earlier is None:
+                self.waiting.append(job)
+            else:
+                self.ended(earlier)
+
+    def ended(self, status: JobStatus) -> None:
+        self.running.pop(status.name, None)
+        self.done[status.name] = status
+        self.changed = True
+        self.say.ended(status)
+
+    def run(self, runner: Runner) -> None:
+        """Execute what waits, and write down the state of what did not get to its end."""
+        try:
+            self.write_summary(complete=False)
+            while self.waiting or self.running:
+                while self.waiting and runner.has_room():
+                    self._start(runner)
+                time.sleep(POLL_S)
+                for status in runner.poll():
+                    self.ended(status)
+                if self.changed and time.monotonic() - self.written > _SUMMARY_EVERY_S:
+                    self.write_summary(complete=False)
+                self.say.places(runner.places())
+        except BaseException as error:
+            reason = f"stopped by {type(error).__name__}"
+            for status in runner.stop(reason):
+                self.done[status.name] = status
+            for job in self.waiting:
+                never = new_status(job, state="interrupted", error=f"{reason} before it was begun")
+                self.done[job.name] = never
+            self.waiting, self.running = [], {}
+            self.write_summary(complete=True)
+            raise
+        finally:
+            runner.close()
+
+    def _start(self, runner: Runner) -> None:
+        job, self.changed = self.waiting.pop(0), True
+        current = self.identities.get(job.name)
+        if current is None:
+            reason = f"the notebook {str(job.notebook)!r} cannot be read"
+            (self.out / job.name).mkdir(exist_ok=True)
+            failed = new_status(job, state="failed", error=reason)
+            self.ended(record(self.out / job.name, failed))
+            return
+        self.running[job.name] = new_status(job, state="running", identity=current)
+        runner.start(job, current)
+        self.say.started(job.name)
+
+    def statuses(self) -> list[JobStatus]:
+        """Return what is done, in the order of the jobs."""
+        return [self.done[job.name] for job in self.jobs if job.name in self.done]
+
+    def write_summary(self, *, complete: bool) -> None:
+        """Write the summary, for the time being or for good."""
+        self.written, self.changed = time.monotonic(), False
+        shown = {**self.done, **self.running}
+        statuses = [shown[job.name] for job in self.jobs if job.name in shown]
+        states = [status.state for status in statuses]
+        done = self.statuses()
+        summary = {
+            "schema_version": STATUS_VERSION,
+            "complete": complete,
+            "exit_code": exit_code(done) if complete else None,
+            "seconds": round(self.written - self.began, 3),
+            "bytes": sum(status.bytes for status in done),
+            "executed": sum(not status.skipped for status in done),
+            "kept": sum(status.skipped for status in done),
+            "waiting": [job.name for job in self.waiting],
+            "states": {state: states.count(state) for state in STATES if state in states},
+            "jobs": [asdict(status) for status in statuses],
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "pid_started": process_start(os.getpid()),
+        }
+        try:
+            write_json_atomic(self.out / "summary.json", summary)
+        except BvitError:
+            if complete:  # until then the statuses say the same
+                raise
+
+
+def _runner(
+    batch: _Batch,
+    limits: Limits,
+    at_once: int | None,
+    cluster: str | None,
+    resources: Mapping[str, float] | None,
+) -> Runner:
+    if cluster is None:
+        return LocalRunner(batch.out, limits, at_once=at_once or 2)
+    from bvit_analysis.cluster import ClusterRunner
+
+    return ClusterRunner(
+        cluster, batch.out, limits, jobs=batch.waiting, at_once=at_once, resources=resources
+    )
+
+
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Keep a second suite out of the folder; the system lifts the lock when its process ends."""
@@ -237,57 +383,3 @@ def _lock(out: Path) -> Iterator[None]:
                 "wait for it or choose another folder"
             ) from error
         yield
-
-
-def _write_summary(out: Path, statuses: Sequence[JobStatus], seconds: float) -> None:
-    counts = {state: sum(status.state == state for status in statuses) for state in STATES}
-    summary = {
-        "schema_version": STATUS_VERSION,
-        "exit_code": exit_code(statuses),
-        "seconds": round(seconds, 3),
-        "executed": sum(not status.skipped for status in statuses),
-        "skipped": sum(status.skipped for status in statuses),
-        "states": {state: count for state, count in counts.items() if count},
-        "jobs": [asdict(status) for status in statuses],
-    }
-    write_json_atomic(out / "summary.json", summary)
-
-
-class _Progress:
-    """Lines on stderr; on a terminal also one that changes in place."""
-
-    def __init__(self, total: int, *, on: bool) -> None:
-        self.total, self.on, self.ends = total, on, 0
-        self.live = on and sys.stderr.isatty()
-        self.shown = ""
-
-    def _line(self, text: str) -> None:
-        if self.on:
-            sys.stderr.write(("\r\x1b[K" if self.live else "") + _printable(text) + "\n")
-            sys.stderr.flush()
-            self.shown = ""
-
-    def started(self, name: str) -> None:
-        self._line(f"{name} started")
-
-    def ended(self, status: JobStatus) -> None:
-        self.ends += 1
-        how = (
-            "kept, inputs unchanged"
-            if status.skipped
-            else f"{status.state}, {status.seconds:.1f} s"
-        )
-        why = "" if status.error is None else f": {status.error}"
-        self._line(f"[{self.ends}/{self.total}] {status.name}: {how}{why}")
-
-    def cells(self, places: Sequence[str]) -> None:
-        text = _printable(", ".join(places))[:100]
-        if self.live and text != self.shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
-            self.shown = text
-
-
-def _printable(text: str) -> str:
-    """Replace what could move a terminal's cursor: names and errors come from notebooks."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

@@ -33,6 +33,7 @@ from bvit_analysis.suite import (
     plan,
     read_status,
     read_statuses,
+    read_summary,
 )
 from tests.synthetic_run import make_run
 
@@ -180,6 +181,7 @@ def test_plan_gives_each_notebook_what_it_declares(tmp_path: Path, run: Path) ->
     }
     assert type(jobs[0].parameters["top"]) is int
     assert jobs[1] == NotebookJob(notebook=two, parameters={"colour": "007"}, name="two")
+    assert jobs[0].frames == 24
 
 
 @pytest.mark.parametrize(
@@ -263,6 +265,7 @@ DECLARED = "runs: list[str] = []\nlog: str = ''\nlabel: str = 'ok'  # of a line\
 ENDS = {
     "fails": "raise ValueError('<script>\\n{x}')",
     "hangs": "import time; time.sleep(300)",
+    "ignores": "import time\nwhile True:\n    try: time.sleep(300)\n    except KeyboardInterrupt: pass",
     "killed": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
     "leaves": "import sys; sys.exit(0)",
     "leaves_loudly": "import sys; sys.exit(3)",
@@ -281,7 +284,9 @@ def batch(tmp_path_factory: pytest.TempPathFactory, run: Path) -> dict[str, obje
     ]
     jobs = plan(notebooks, [run], {"log": str(root / "log")})
     out = root / "out"
-    statuses = execute(jobs, out, cell_timeout_s=4, limit_s=120, progress=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bvit_analysis.execution.GRACE_S", 2.0)
+        statuses = execute(jobs, out, jobs_at_once=3, cell_timeout_s=5, limit_s=120, progress=False)
     return {"root": root, "jobs": jobs, "out": out, "statuses": statuses}
 
 
@@ -290,6 +295,7 @@ def test_each_end_has_its_own_state(batch: dict[str, object]) -> None:
     assert {name: status.state for name, status in statuses.items()} == {
         "fails": "failed",
         "hangs": "timeout",
+        "ignores": "timeout",
         "killed": "kernel_died",
         "leaves": "early_exit",
         "leaves_loudly": "early_exit",
@@ -304,10 +310,13 @@ def test_each_end_has_its_own_state(batch: dict[str, object]) -> None:
         assert (status.error is None) == (name == "ok")
         assert "\n" not in (status.error or "")
         assert status.seconds > 0
+        assert status.bytes > 0
         assert status.versions["python"].startswith("3.")
         assert status.parameters["label" if "label" in status.parameters else "log"]
     assert "ValueError: <script> {x}" in statuses["fails"].error
-    assert "limit of 4 s" in statuses["hangs"].error
+    assert "limit of 5 s" in statuses["hangs"].error
+    assert "limit of 5 s and ignored the interrupt" in statuses["ignores"].error
+    assert statuses["ignores"].seconds < 60
 
 
 def test_status_files_and_evidence_are_kept(batch: dict[str, object], run: Path) -> None:
@@ -328,14 +337,23 @@ def test_status_files_and_evidence_are_kept(batch: dict[str, object], run: Path)
         assert printed == ([f"{run.resolve()}\n", "the end\n"] if name == "ok" else [])
     summary = json.loads((out / "summary.json").read_text())
     assert summary["exit_code"] == 1
-    assert summary["executed"] == len(ENDS)
+    assert (summary["executed"], summary["kept"]) == (len(ENDS), 0)
+    assert (summary["complete"], summary["waiting"]) == (True, [])
     assert summary["states"] == {
         "early_exit": 2,
         "failed": 1,
         "kernel_died": 1,
         "succeeded": 1,
-        "timeout": 1,
+        "timeout": 2,
     }
+    assert summary["bytes"] == sum(status.bytes for status in batch["statuses"])
+    longest = max(status.seconds for status in batch["statuses"])
+    assert longest < summary["seconds"] < sum(status.seconds for status in batch["statuses"])
+    # The size was taken before the status was written for the last time.
+    here = sum(path.stat().st_size for path in (out / "ok").iterdir())
+    assert abs(batch["statuses"][-1].bytes - here) < 200
+    assert [job["state"] for job in summary["jobs"]] == [s.state for s in batch["statuses"]]
+    assert read_summary(out) == summary
 
 
 def test_a_second_start_executes_only_what_changed(
@@ -347,16 +365,25 @@ def test_a_second_start_executes_only_what_changed(
     assert len(before) == len(ENDS)
     ok = [job for job in batch["jobs"] if job.name == "ok"]
     (kept,) = execute(ok, out)
+    summary = json.loads((out / "summary.json").read_text())
+    assert (summary["executed"], summary["kept"], summary["exit_code"]) == (0, 1, 0)
     assert kept.skipped
     assert kept.state == "succeeded"
     assert log.read_text().split() == before
     assert "kept, inputs unchanged" in capsys.readouterr().err
     # Another value of a parameter is another input.
-    changed = plan([ok[0].notebook], ok[0].parameters["runs"], {"log": str(log), "label": "new"})
+    values = {"log": str(log), "label": "new"}
+    changed = plan([ok[0].notebook], ok[0].parameters["runs"], values)
     (status,) = execute(changed, out, progress=False)
     assert not status.skipped
     assert status.state == "succeeded"
     assert log.read_text().split() == [*before, "new"]
+    # So is another number of frames.
+    frames = plan([ok[0].notebook], ok[0].parameters["runs"], values, frames=3)
+    (status,) = execute(frames, out, progress=False)
+    assert not status.skipped
+    assert (status.frames, status.state) == (3, "succeeded")
+    assert log.read_text().split() == [*before, "new", "new"]
 
 
 def test_identity_follows_the_data_of_a_run(tmp_path: Path) -> None:
@@ -439,7 +466,14 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_a_killed_parent_leaves_no_kernel_and_a_true_state(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [(signal.SIGKILL, "is gone"), (signal.SIGINT, "stopped by KeyboardInterrupt")],
+    ids=["killed", "interrupted"],
+)
+def test_a_killed_parent_leaves_no_kernel_and_a_true_state(
+    tmp_path: Path, end: signal.Signals, reason: str
+) -> None:
     sleeper = "import os, time\nopen(log, 'w').write(str(os.getpid()))\ntime.sleep(300)"
     path = write_notebook(tmp_path / "sleeper.ipynb", sleeper, parameters="log: str = ''")
     pid_file, out = tmp_path / "pid", tmp_path / "out"
@@ -457,6 +491,7 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(tmp_path: Path) -> No
             "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
             "TMPDIR": str(short),
         },
+        stderr=subprocess.DEVNULL,
     )
     try:
         _wait_for(lambda: pid_file.exists() and pid_file.read_text(), 60)
@@ -467,14 +502,192 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(tmp_path: Path) -> No
         assert read_status(out / "sleeper").state == "running"
         family = psutil.Process(parent.pid).children(recursive=True)
     finally:
-        parent.send_signal(signal.SIGKILL)
+        parent.send_signal(end)
         parent.wait()
+        left = list(short.iterdir())
         shutil.rmtree(short, ignore_errors=True)
+    assert len(left) == (end == signal.SIGKILL)
     _wait_for(lambda: not any(_alive(process.pid) for process in family), 30)
     assert not _alive(kernel)
     status = read_status(out / "sleeper")
     assert status.state == "interrupted"
-    assert "is gone" in status.error
+    assert reason in status.error
+
+
+def test_a_parent_killed_half_way_and_a_second_start_that_executes_only_the_rest(
+    tmp_path: Path,
+) -> None:
+    """Two of five have ended, two hang and one waits when the parent is killed outright."""
+    log = tmp_path / "log"
+    hang = "import pathlib, time\nwhile not pathlib.Path(log + '.go').exists(): time.sleep(0.05)"
+    names = ["a", "b", "c", "d", "e"]
+    notebooks = [
+        write_notebook(
+            tmp_path / f"{name}.ipynb",
+            f"with open(log, 'a') as file: file.write('{name} ')",
+            hang if name in "cd" else "1 + 1",
+            parameters="log: str = ''",
+        )
+        for name in names
+    ]
+    out = tmp_path / "out"
+    code = (
+        "import sys; from pathlib import Path; from bvit_analysis.suite import execute, plan\n"
+        "jobs = plan([Path(path) for path in sys.argv[3:]], [], {'log': sys.argv[1]})\n"
+        "execute(jobs, Path(sys.argv[2]), progress=False)"
+    )
+    short = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "TMPDIR": str(short),
+    }
+    arguments = [str(log), str(out), *map(str, notebooks)]
+    parent = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
+    try:
+        _wait_for(lambda: log.exists() and len(log.read_text().split()) == 4, 90)
+        _wait_for(lambda: len(json.loads((out / "summary.json").read_text())["jobs"]) == 4, 30)
+        family = psutil.Process(parent.pid).children(recursive=True)
+        alive = read_summary(out)
+        assert (alive["complete"], alive["exit_code"], alive["waiting"]) == (False, None, ["e"])
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    _wait_for(lambda: not any(_alive(process.pid) for process in family), 30)
+    left = sorted(path.name[:5] for path in short.iterdir())
+    assert left == ["bvit-", "bvit-"]  # nobody was there to tidy up
+    states = {status.name: status.state for status in read_statuses(out)}
+    assert states == {"a": "succeeded", "b": "succeeded", "c": "interrupted", "d": "interrupted"}
+    told = read_summary(out)
+    assert (told["complete"], told["waiting"]) == (False, ["e"])
+    assert told["states"] == {"succeeded": 2, "interrupted": 2}
+    assert [job["error"] for job in told["jobs"]][2:] == [
+        "the process that executed it is gone"
+    ] * 2
+
+    Path(f"{log}.go").touch()
+    assert sorted(log.read_text().split()) == ["a", "b", "c", "d"]
+    second = subprocess.run([sys.executable, "-c", code, *arguments], env=environment, check=False)
+    assert second.returncode == 0
+    assert sorted(log.read_text().split()) == ["a", "b", "c", "c", "d", "d", "e"]
+    summary = read_summary(out)
+    assert (summary["executed"], summary["kept"], summary["exit_code"]) == (3, 2, 0)
+    assert summary["states"] == {"succeeded": 5}
+    assert list(short.iterdir()) == []  # what the first left behind is gone as well
+    short.rmdir()
+
+
+def test_abandoned_folders_are_removed_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bvit_analysis.private_folders import PrivateFolder, remove_abandoned
+
+    short = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short))
+    try:
+        mine = PrivateFolder()
+        code = (
+            "import os, sys; from bvit_analysis.private_folders import PrivateFolder\n"
+            "folder = PrivateFolder(); print(folder.path); os.kill(os.getpid(), 9)"
+        )
+        environment = {
+            **os.environ,
+            "TMPDIR": str(short),
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        subprocess.run(
+            [sys.executable, "-c", code], env=environment, check=False, capture_output=True
+        )
+        (short / "bvit-stranger").mkdir()  # no lock in it: not known to be ours
+        (tmp_path / "target").mkdir()
+        (tmp_path / "target" / "owner").touch()
+        (short / "bvit-link").symlink_to(tmp_path / "target")
+        assert len(list(short.iterdir())) == 4
+        assert remove_abandoned() == 1
+        left = {path.name for path in short.iterdir()}
+        assert left == {mine.path.name, "bvit-stranger", "bvit-link"}
+        mine.remove()
+        assert not mine.path.exists()
+    finally:
+        shutil.rmtree(short)
+
+
+def test_kernels_are_told_frames_figures_and_threads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("BVIT_FRAMES", "BVIT_FIGURES", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+    cells = (
+        f"import json, os; print(json.dumps({{name: os.environ.get(name) for name in {names}}}))",
+        "from pathlib import Path\n"
+        "figures = Path(os.environ['BVIT_FIGURES'])\n"
+        "print(sorted(path.name for path in figures.iterdir()))\n"
+        "(figures / 'figure-01.png').write_text('x' * n)",
+    )
+    path = write_notebook(tmp_path / "one.ipynb", *cells, parameters="n: int = 5000")
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(12)))
+    monkeypatch.setenv("BVIT_FIGURES", "/nowhere")
+    out = tmp_path / "out"
+
+    def printed(**values: object) -> list[str]:
+        jobs = plan([path], [], values, frames=7)
+        (status,) = execute(jobs, out, jobs_at_once=3, progress=False)
+        assert status.state == "succeeded", status.error
+        assert status.bytes >= 5000
+        notebook = nbformat.read(out / "one" / "notebook.ipynb", as_version=4)
+        return [cell.outputs[0].text for cell in notebook.cells if cell.get("outputs")]
+
+    told, listed = printed()
+    figures = str(out / "one" / "figures")
+    assert json.loads(told) == dict(zip(names, ("7", figures, "4", "4"), strict=True))
+    assert listed == "[]\n"
+    assert (out / "one" / "figures" / "figure-01.png").stat().st_size == 5000
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")  # whoever sets one has decided
+    told, listed = printed(n=6000)
+    assert json.loads(told)["OMP_NUM_THREADS"] == "2"
+    assert json.loads(told)["MKL_NUM_THREADS"] is None
+    assert listed == "[]\n"  # emptied of what the first execution saved
+
+
+def test_what_cannot_be_started_or_written_ends_one_notebook_only(tmp_path: Path) -> None:
+    notebooks = [write_notebook(tmp_path / f"{name}.ipynb", "1 + 1") for name in "abc"]
+    jobs = plan(notebooks, [], {})
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a").write_text("a file where a folder must go")
+    notebooks[1].unlink()
+    statuses = execute(jobs, out, progress=False)
+    assert [status.state for status in statuses] == ["failed", "failed", "succeeded"]
+    assert "could not be executed" in statuses[0].error
+    assert "cannot be read" in statuses[1].error
+    assert read_summary(out)["states"] == {"succeeded": 1, "failed": 2}
+
+
+def test_progress_tells_counts_time_and_the_rest(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from bvit_analysis.batch_progress import Progress
+
+    now = [100.0]
+    monkeypatch.setattr("bvit_analysis.batch_progress.time.monotonic", lambda: now[0])
+    progress = Progress(dict.fromkeys("abcd", 10.0), at_once=2, on=True)
+    assert progress.remaining_s() == 20.0
+    progress.started("a")
+    progress.started("b")
+    now[0] += 20
+    progress.ended(JobStatus(name="a", notebook="a", state="succeeded", seconds=20.0))
+    # All take twice what was expected: b is due, c and d take 20 s each, side by side.
+    assert progress.remaining_s() == 20.0
+    progress.started("c")
+    now[0] += 5
+    progress.ended(JobStatus(name="b", notebook="b", state="failed", error="why", seconds=25.0))
+    progress.ended(JobStatus(name="d", notebook="d", state="succeeded", skipped=True))
+    assert progress.remaining_s() == 15.0  # of c, which began 5 s ago
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[2] == "[1/4] a: succeeded, 20.0 s (20 s so far, about 20 s left)"
+    assert lines[4] == "[2/4] b: failed, 25.0 s: why (25 s so far, about 20 s left)"
+    assert lines[5] == "[3/4] d: kept, inputs unchanged"
 
 
 def _wait_for(condition: object, seconds: float) -> None:
