@@ -10,14 +10,15 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test lab check bench clean
+.PHONY: help setup hooks reproduce test lab check bench clean
 
 help:
 	@echo 'make reproduce [SCALE=smoke|laptop|bench] [OUT=runs]  train four recipes, execute the notebooks, write the report'
-	@echo 'make lab        JupyterLab on notebooks/'
+	@echo 'make lab        the notebooks in JupyterLab'
 	@echo 'make test       all tests'
 	@echo 'make check      lint, types, import directions'
-	@echo 'make bench      cost of watching a training'
+	@echo 'make hooks      strip outputs from notebooks when they are committed'
+	@echo 'make bench      cost of watching a training; time from an input of an explorer to its picture'
 	@echo 'make clean      remove .venv and caches (runs stay)'
 
 setup: $(READY)
@@ -29,7 +30,7 @@ $(READY): pyproject.toml requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[notebooks,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[notebooks,dev,cluster]'
 	@touch $@
 
 reproduce: $(READY)
@@ -39,8 +40,12 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
+# More flags in LAB, such as LAB=--no-browser. Jupyter refuses root, the user of most containers, unless told.
 lab: $(READY)
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+	$(BIN)/jupyter lab --notebook-dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
+
+hooks: $(READY)
+	$(BIN)/pre-commit install
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -50,6 +55,7 @@ check: $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.watch_overhead
+	$(BIN)/python -m benchmarks.explorer_latency
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -102,11 +102,26 @@ def test_every_pin_is_exact_and_given_once() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["requirements.txt", "environment.yml", "pyproject.toml", "Makefile", ".ci/run"],
+    [
+        "requirements.txt",
+        "environment.yml",
+        "pyproject.toml",
+        "Makefile",
+        ".ci/run",
+        ".pre-commit-config.yaml",
+    ],
 )
 def test_no_file_names_an_index(name: str) -> None:
     text = (ROOT / name).read_text()
     assert not re.search(r"https?://|file://|index-url|find-links|trusted-host", text)
+
+
+def test_hooks_come_from_this_repository_alone() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    assert [repo["repo"] for repo in config["repos"]] == ["local"]
+    for hook in config["repos"][0]["hooks"]:
+        assert hook["language"] == "system"
+        assert hook["entry"].startswith(".venv/bin/")
 
 
 def test_pillow_stays_below_the_release_that_breaks_the_deit_augmentation() -> None:
@@ -187,3 +202,16 @@ def test_a_broken_set_up_is_begun_again(copy: Path) -> None:
 def test_make_reproduce_passes_scale_and_folder(copy: Path) -> None:
     shown = make(copy, "-n", "reproduce", "SCALE=smoke", "OUT=elsewhere").stdout
     assert ".venv/bin/bvit reproduce --scale smoke --out elsewhere" in shown
+
+
+def test_make_lab_opens_the_notebooks_and_takes_flags(copy: Path) -> None:
+    shown = make(copy, "-n", "lab", "LAB=--no-browser").stdout
+    (line,) = [line for line in shown.splitlines() if "jupyter lab" in line]
+    assert line.startswith(".venv/bin/jupyter lab --notebook-dir=notebooks")
+    assert line.endswith("--no-browser")
+    # Jupyter refuses root, the user of most containers, without this.
+    assert ("--allow-root" in line) == (os.getuid() == 0)
+
+
+def test_make_hooks_installs_the_hooks(copy: Path) -> None:
+    assert ".venv/bin/pre-commit install" in make(copy, "-n", "hooks").stdout

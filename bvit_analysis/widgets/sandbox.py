@@ -129,14 +129,17 @@ class BinarizationSandbox(Explorer):
         )
 
     def adapt(self, name: str) -> None:
-        """Show the controls of the lesson and hide the others."""
+        """Show the controls of the lesson and hide the others; without strength no term can be told from another."""
+        lesson = self.value("lesson")
+        if name == "strength":
+            self.controls["kind"].disabled = "kind" not in _USES[lesson] or not self.value(name)
         if name != "lesson":
             return
-        lesson = self.value("lesson")
         for other, control in self.controls.items():
             used = other == "lesson" or other in _USES[lesson]
             control.disabled = not used
             control.layout.display = None if used else "none"
+        self.controls["kind"].disabled |= not self.value("strength")
         estimator = self.controls["estimator"]
         # A weight of levels 0 and 1 is another lesson: the toys train signs.
         offered = tuple(toys.ESTIMATORS) if lesson == "curve" else toys.SIGN_ESTIMATORS

@@ -60,7 +60,11 @@ def test_controls_of_other_lessons_are_hidden_and_disabled(lesson: str) -> None:
     sandbox = BinarizationSandbox()
     sandbox.set(lesson=lesson)
     shown = {n for n, c in sandbox.controls.items() if c.layout.display != "none"}
-    assert {n for n, c in sandbox.controls.items() if not c.disabled} == shown
+    enabled = {n for n, c in sandbox.controls.items() if not c.disabled}
+    assert enabled == shown - {"kind"}  # which term it is does not show while its strength is 0
+    sandbox.set(strength=2.0)
+    enabled = {n for n, c in sandbox.controls.items() if not c.disabled}
+    assert enabled == shown
     assert "lesson" in shown
     assert ("point" in shown) == (lesson == "curve")
     assert ("target" in shown) == (lesson == "weight")
