@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,12 @@ from hypothesis import settings
 # the same examples every time, and no deadline: a busy machine is not a fault
 settings.register_profile("bvit", deadline=None, derandomize=True)
 settings.load_profile("bvit")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def interruptible() -> None:
+    """Let children be interrupted: whoever starts the tests in the background may have switched SIGINT off for all."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

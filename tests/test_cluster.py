@@ -146,7 +146,7 @@ def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
             assert read_status(out / "sleeper").state == "running"
         finally:
             client.send_signal(end)
-            client.wait()
+            client.wait(60)
         wait_for(lambda pid=kernel: not psutil.pid_exists(pid), 30)
         wait_for(lambda: read_status(out / "sleeper").state == "interrupted", 30)
         if end == signal.SIGINT:

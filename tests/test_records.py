@@ -298,7 +298,7 @@ def test_running_turns_silent_by_heartbeat_or_dead_process(tmp_path: Path) -> No
     write_json_atomic(path / "status.json", {**status, "heartbeat": time.time() - 700})
     assert load_run(path).state == "silent"
     child = subprocess.Popen([sys.executable, "-c", ""])
-    child.wait()
+    child.wait(60)
     write_json_atomic(path / "status.json", {**status, "pid": child.pid})
     assert load_run(path).state == "silent"
     write_json_atomic(path / "status.json", {**status, "pid_started": 1})
@@ -494,7 +494,7 @@ def test_sigkill_loses_at_most_the_unsealed_rows(tmp_path: Path) -> None:
         with pytest.raises(RunError, match=f"written by process {child.pid}"):
             RunWriter(path, info={}, resume_step=1)
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.wait(60)
         (path / "scalars" / ".part-999999.parquet.1-ab.tmp").write_bytes(b"half")
     run = load_run(path)
     steps = run.scalars["step"].tolist()

@@ -503,7 +503,7 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(
         family = psutil.Process(parent.pid).children(recursive=True)
     finally:
         parent.send_signal(end)
-        parent.wait()
+        parent.wait(60)
         left = list(short.iterdir())
         shutil.rmtree(short, ignore_errors=True)
     assert len(left) == (end == signal.SIGKILL)
@@ -552,7 +552,7 @@ def test_a_parent_killed_half_way_and_a_second_start_that_executes_only_the_rest
         assert (alive["complete"], alive["exit_code"], alive["waiting"]) == (False, None, ["e"])
     finally:
         parent.send_signal(signal.SIGKILL)
-        parent.wait()
+        parent.wait(60)
     _wait_for(lambda: not any(_alive(process.pid) for process in family), 30)
     left = sorted(path.name[:5] for path in short.iterdir())
     assert left == ["bvit-", "bvit-"]  # nobody was there to tidy up

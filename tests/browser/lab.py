@@ -279,7 +279,7 @@ class Notebook:
         return False
 
     def turn(self, control: Control) -> bool:
-        """Give a control one input by keyboard or choice; return False if it has no other value."""
+        """Give a control one input by keyboard or choice; return False if it takes none, or has no other value."""
         place = control.place.first
         if control.kind == "slider":
             handle = place.locator(".noUi-handle").last
@@ -295,7 +295,7 @@ class Notebook:
         if control.kind in ("dropdown", "list"):
             select = place.locator("select")
             options, chosen = select.evaluate("one => [one.options.length, one.selectedIndex]")
-            if options < 2:
+            if options < 2 or select.is_disabled():
                 return False
             select.select_option(index=(chosen + 1) % options)
             return True
