@@ -26,6 +26,10 @@ class CheckpointError(BvitError):
     """A checkpoint cannot be written, or none of those found can be trusted."""
 
 
+class PackedFileError(BvitError):
+    """A packed model cannot be written, or the file is damaged, foreign or of another version."""
+
+
 class TrainingError(BvitError):
     """A training cannot go on, for example because its loss is no longer finite."""
 

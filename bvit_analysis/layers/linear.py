@@ -5,6 +5,8 @@ Shape letters: B batch, N tokens, I input channels, O output channels.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +23,10 @@ class BinaryLinear(nn.Module):
     input, kept as its logarithm so that it can never turn a sign around. Backward: dL/dw = s dL/dw_binary 1[|w| <= 1].
     The shortcut is x itself where I = O, x repeated where O is a multiple of I, and the mean of the I / O copies
     where I is a multiple of O; otherwise there is none. Sources: arXiv 1603.05279, 1808.00278, 2003.03488, 2306.16678.
+
+    In eval mode the product is of signs alone, an exact integer, and a s multiplies it afterwards: what bit-packed
+    inference computes, to the bit. In training mode a s is part of the weight, which is the cheaper backward pass; the
+    two agree to rounding.
 
     Args:
         weight: Latent weight to take over, (O, I); it stays the same parameter object.
@@ -57,17 +63,22 @@ class BinaryLinear(nn.Module):
         self.scaled = scaled
         self.centred = centred
         self.log_input_scale = nn.Parameter(torch.zeros(1)) if input_scale else None
+        self.fixed_scale: Tensor | None
+        self.register_buffer("fixed_scale", None)  # None is not part of the state dict
         larger = max(self.in_features, self.out_features)
         self.shortcut = shortcut and larger % min(self.in_features, self.out_features) == 0
 
     def latent(self) -> Tensor:
         """Return the argument of the weight's sign, (O, I): w, or w minus its row mean."""
-        if self.centred:
+        # With a fixed scale the weight holds signs, and a row of equal signs minus its mean would be all zero.
+        if self.centred and self.fixed_scale is None:
             return self.weight - self.weight.mean(dim=1, keepdim=True)
         return self.weight
 
     def weight_scale(self) -> Tensor:
         """Return the scale of the binary weight, (O, 1), in weight units, detached."""
+        if self.fixed_scale is not None:
+            return self.fixed_scale.unsqueeze(1)
         if self.scaled:
             return channel_scale(self.latent())
         return torch.ones_like(self.weight[:, :1]).detach()
@@ -76,20 +87,36 @@ class BinaryLinear(nn.Module):
         """Return the weight the product uses, (O, I): scale times sign, without the input's scale."""
         return self.weight_scale() * clipped_sign(self.latent())
 
-    def forward(self, x: Tensor) -> Tensor:
+    def output_scale(self) -> Tensor:
+        """Return what multiplies the product of signs, (O, 1), in weight units: weight scale times input scale."""
         scale = self.weight_scale()
         if self.log_input_scale is not None:
             scale = scale * self.log_input_scale.exp()
-        weight = scale * clipped_sign(self.latent())
+        return scale
+
+    def fix_weight(self, signs: Tensor, scale: Tensor) -> None:
+        """Take signs (O, I) in {-1, +1} as the weight, and scales (O,) in weight units in place of mean|w|."""
+        self.weight = nn.Parameter(signs, requires_grad=self.weight.requires_grad)
+        self.fixed_scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._product(x)
         if not isinstance(self.activation, RPReLU):
-            y = self._add_shortcut(functional.linear(self.sign(x), weight, self.bias), x)
-            return self.activation(y)
-        # The activation begins with y - gamma, which is free inside the bias.
-        gamma = self.activation.gamma
-        bias = -gamma if self.bias is None else self.bias - gamma
-        return self.activation.leak(
-            self._add_shortcut(functional.linear(self.sign(x), weight, bias), x)
-        )
+            return self.activation(self._add_shortcut(y, x))
+        return self.activation.leak(self._add_shortcut(y, x))
+
+    def _product(self, x: Tensor) -> Tensor:
+        """Return scale times product plus bias, and minus gamma where RPReLU follows: it begins with y - gamma."""
+        bias: Tensor | None = self.bias
+        if isinstance(self.activation, RPReLU):
+            gamma = self.activation.gamma
+            bias = -gamma if bias is None else bias - gamma
+        signs = self.sign(x)
+        if self.training:
+            weight = self.output_scale() * clipped_sign(self.latent())
+            return functional.linear(signs, weight, bias)
+        y = functional.linear(signs, clipped_sign(self.latent())) * self.output_scale().squeeze(1)
+        return y if bias is None else y + bias
 
     @torch.no_grad()
     def calibrate(self, shifted: Tensor) -> None:
@@ -106,6 +133,13 @@ class BinaryLinear(nn.Module):
             # Broadcasting over the copies instead of writing them out first.
             return (y.unflatten(-1, (-1, self.in_features)) + x.unsqueeze(-2)).flatten(-2)
         return y + x.unflatten(-1, (-1, self.out_features)).mean(dim=-2)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        # The state dict of an unpacked model fits every model of its kind.
+        scale = state_dict.get(f"{prefix}fixed_scale")
+        if scale is not None and self.fixed_scale is None:
+            self.fixed_scale = torch.ones_like(self.weight[:, 0]).detach()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, shortcut={self.shortcut}"

@@ -1,0 +1,379 @@
+"""The container of a packed model: a safetensors file whose header says what it is, read without trusting it.
+
+Metadata key 'bvit' holds JSON: format, version, model, recipe, float_dtype, data, sites, source, and sha256: of the
+whole file with these 64 digits as zeros, so that no byte can change unseen. For each binary linear NAME of shape
+(O, I) there are 'NAME.bits', uint8 (O, ceil(I / 8)), rows of bits, lowest bit first, 1 for +1; and 'NAME.weight_scale',
+(O,), unless the recipe has no weight scale. All other parameters have their own names. Nothing is pickled, and no
+name in the file is imported or used as a path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from bvit_analysis.config import Recipe, from_dict
+from bvit_analysis.errors import ConfigError, PackedFileError, RunError, unknown_name
+from bvit_analysis.packing import words_of_rows
+from bvit_analysis.run_files import DamagedFile, open_regular, write_bytes_atomic
+
+FORMAT, VERSION = "bvit-packed", 1
+FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16}
+"How the parameters that are not binary may be stored."
+MAX_FILE_BYTES = 2**36
+MAX_HEADER_BYTES = 4 * 2**20
+MODEL_LIMITS = {
+    "patch_size": 2**12,
+    "embed_dim": 2**16,
+    "depth": 2**10,
+    "num_heads": 2**12,
+    "img_size": 2**14,
+    "in_chans": 2**12,
+    "num_classes": 2**20,
+}
+"Fields of a header's model, beside its name, and the largest value of each."
+
+_KEYS = {"format", "version", "model", "recipe", "float_dtype", "data", "sites", "source", "sha256"}
+_DTYPES: dict[str, np.dtype] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "U8": np.dtype("u1"),
+}
+_MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
+_TIMM_NAME = re.compile(r"[a-z]\w{0,99}(\.\w{1,99})?", re.ASCII)
+_NO_DIGEST = "0" * 64
+_AGAIN = "copy it again, or pack the run again with 'bvit pack'"
+
+
+@dataclass(frozen=True)
+class PackedFile:
+    """A packed file that was read and checked; no model is built."""
+
+    path: Path
+    header: dict[str, Any]
+    "The metadata, see the module's text."
+    recipe: Recipe
+    tensors: dict[str, Tensor]
+    "As stored, by name, in memory of their own."
+
+    @property
+    def sites(self) -> dict[str, tuple[int, int]]:
+        """Shapes (O, I) of the binary linears by module path."""
+        return {name: (site["out"], site["in"]) for name, site in self.header["sites"].items()}
+
+    def rows(self, site: str) -> np.ndarray:
+        """Return the packed weight of a binary linear, uint8 (O, ceil(I / 8)), without a copy."""
+        return self.tensors[f"{site}.bits"].numpy()
+
+    def words(self, site: str) -> np.ndarray:
+        """Return the packed weight of a binary linear, uint64 (O, ceil(I / 64))."""
+        return words_of_rows(self.rows(site))
+
+    def weight_scale(self, site: str) -> Tensor:
+        """Return the scale of a binary linear's weight, float32 (O,); ones where the recipe has none."""
+        stored = self.tensors.get(f"{site}.weight_scale")
+        return torch.ones(self.sites[site][0]) if stored is None else stored.float()
+
+    def float_tensors(self) -> dict[str, Tensor]:
+        """Return every other parameter in float32 by its name in the model's state dict."""
+        packed = _packed_names(self.sites, self.recipe)
+        return {name: value.float() for name, value in self.tensors.items() if name not in packed}
+
+
+def _packed_names(sites: Iterable[str], recipe: Recipe) -> set[str]:
+    parts = ("bits", "weight_scale") if recipe.weight_scale == "channel" else ("bits",)
+    return {f"{site}.{part}" for site in sites for part in parts}
+
+
+def write_packed(
+    path: str | Path, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> Path:
+    """Write a packed file whole or not at all, after the checks that reading makes.
+
+    Args:
+        path: The file to write or replace.
+        header: Everything but format, version and sha256.
+        tensors: By name, on the CPU, contiguous.
+
+    Returns:
+        The path.
+
+    Raises:
+        PackedFileError: If the header and the tensors do not fit each other, or the file cannot be written.
+    """
+    path = Path(path)
+    full = _full_header(header)
+    try:
+        _check(full, dict(tensors))
+        data = bytearray(safetensors.torch.save(dict(tensors), {"bvit": _json(full)}))
+    except DamagedFile as error:
+        raise PackedFileError(f"cannot pack into {path}: {error}") from error
+    place = data.index(_NO_DIGEST.encode(), 8)
+    data[place : place + 64] = hashlib.sha256(data).hexdigest().encode()
+    try:
+        write_bytes_atomic(path, memoryview(data))
+    except RunError as error:
+        raise PackedFileError(str(error)) from error
+    return path
+
+
+def read_packed(path: str | Path) -> PackedFile:
+    """Read a packed file and check all of it: checksum, header, names, shapes, unused bits.
+
+    No more memory is taken than the file has bytes, whatever it claims.
+
+    Args:
+        path: The file.
+
+    Raises:
+        PackedFileError: If there is none, or it is damaged, cut off, of another kind or version, or inconsistent.
+    """
+    path = Path(path)
+    try:
+        with open_regular(path.resolve(), MAX_FILE_BYTES) as file:
+            header, tensors = _read(file)
+        recipe = _check(header, tensors)
+    except FileNotFoundError:
+        raise PackedFileError(f"no packed model at {path}; 'bvit pack RUN' writes one") from None
+    except (DamagedFile, OSError, RuntimeError) as error:
+        raise PackedFileError(f"packed model {path}: {shown(error)}") from error
+    return PackedFile(path, header, recipe, tensors)
+
+
+def container_bytes(
+    header: Mapping[str, Any], shapes: Mapping[str, tuple[str, Iterable[int]]]
+) -> int:
+    """Return the bytes of a packed file that are not tensors: length, index of tensors and metadata.
+
+    Args:
+        header: As for write_packed.
+        shapes: Name -> safetensors dtype ('F32', 'F16', 'U8') and shape of each tensor.
+    """
+    index: dict[str, Any] = {"__metadata__": {"bvit": _json(_full_header(header))}}
+    end = 0
+    order = sorted(shapes.items(), key=lambda item: (-_DTYPES[item[1][0]].itemsize, item[0]))
+    for name, (dtype, shape) in order:
+        begin, end = end, end + math.prod(shape) * _DTYPES[dtype].itemsize
+        index[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [begin, end]}
+    length = len(_json(index))
+    return 8 + length + -length % 8
+
+
+def shown(value: object) -> str:
+    """Return a text that may come from a file as one line of bounded length."""
+    line = " ".join(str(value)[:1000].split())
+    line = "".join(letter if letter.isprintable() else "?" for letter in line)
+    return line if len(line) <= 400 else f"{line[:400]}..."
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _full_header(header: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": FORMAT, "version": VERSION, "sha256": _NO_DIGEST, **header}
+
+
+def _read(file: io.BufferedReader) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    start = file.read(8)
+    length = int.from_bytes(start, "little")
+    if len(start) < 8 or not 2 <= length <= size - 8:
+        raise DamagedFile(f"is cut off or not a safetensors file ({size} bytes); {_AGAIN}")
+    if length > MAX_HEADER_BYTES:
+        raise DamagedFile(
+            f"claims a header of {length} bytes, at most {MAX_HEADER_BYTES} are read; {_AGAIN}"
+        )
+    raw = file.read(length)
+    index = _object(raw, "its index")
+    metadata = index.pop("__metadata__", None)
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("bvit"), str):
+        raise DamagedFile("is a safetensors file, but no packed model; 'bvit pack RUN' writes one")
+    header = _object(metadata["bvit"].encode("utf-8", "replace"), "its header")
+    _check_version(header)
+    claimed = header.get("sha256")
+    if not isinstance(claimed, str) or not re.fullmatch("[0-9a-f]{64}", claimed):
+        raise DamagedFile(f"has no checksum; {_AGAIN}")
+    digest = hashlib.sha256(start + raw.replace(claimed.encode(), _NO_DIGEST.encode(), 1))
+    tensors = _read_tensors(file, _layout(index, size - 8 - length), digest)
+    if digest.hexdigest() != claimed:
+        raise DamagedFile(f"does not match its checksum; {_AGAIN}")
+    return header, tensors
+
+
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(raw, object_pairs_hook=_unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise DamagedFile(f"{what} is no valid JSON ({shown(error)}); {_AGAIN}") from error
+    if not isinstance(value, dict):
+        raise DamagedFile(f"{what} is no JSON object; {_AGAIN}")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is there twice")
+    return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _check_version(header: dict[str, Any]) -> None:
+    if header.get("format") != FORMAT:
+        raise DamagedFile(
+            f"has format {shown(repr(header.get('format')))}, expected '{FORMAT}'; 'bvit pack RUN' writes one"
+        )
+    version = header.get("version")
+    if type(version) is not int or version < 1:
+        raise DamagedFile(f"has version {shown(repr(version))}, expected {VERSION}; {_AGAIN}")
+    if version > VERSION:
+        raise DamagedFile(
+            f"has version {shown(version)}, this bvit_analysis reads {VERSION}; update bvit_analysis"
+        )
+
+
+def _layout(index: dict[str, Any], payload: int) -> list[tuple[str, np.dtype, list[int]]]:
+    """Return name, dtype and shape of the tensors in file order, which fill the payload without a gap."""
+    found = []
+    for name, entry in index.items():
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise DamagedFile(f"has no whole entry for tensor {shown(repr(name))}; {_AGAIN}")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
+        if not isinstance(dtype, str) or dtype not in _DTYPES:
+            raise DamagedFile(
+                f"stores {shown(repr(name))} as {shown(repr(dtype))}; expected one of {', '.join(_DTYPES)}"
+            )
+        if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
+            raise DamagedFile(f"has no valid shape for tensor {shown(repr(name))}; {_AGAIN}")
+        found.append((offsets[0], offsets[1], name, _DTYPES[dtype], shape))
+    end = 0
+    for begin, stop, name, kind, shape in sorted(found, key=lambda entry: entry[:3]):
+        if begin != end or stop - begin != math.prod(shape) * kind.itemsize or stop > payload:
+            raise DamagedFile(
+                f"is cut off, or claims more than it holds: tensor {shown(repr(name))} of shape {shown(shape)} does not"
+                f" fit into {payload} bytes; {_AGAIN}"
+            )
+        end = stop
+    if end != payload:
+        raise DamagedFile(f"holds {payload} bytes of tensors and describes {end}; {_AGAIN}")
+    return [(name, kind, shape) for _, _, name, kind, shape in sorted(found, key=lambda e: e[:3])]
+
+
+def _naturals(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        type(item) is int and 0 <= item <= MAX_FILE_BYTES for item in value
+    )
+
+
+def _read_tensors(
+    file: io.BufferedReader, layout: list[tuple[str, np.dtype, list[int]]], digest: Any
+) -> dict[str, Tensor]:
+    tensors = {}
+    for name, dtype, shape in layout:
+        array = np.empty(shape, dtype)
+        view = array.reshape(-1).view(np.uint8)
+        if file.readinto(view.data) != view.size:
+            raise DamagedFile(f"became shorter while it was read; {_AGAIN}")
+        digest.update(view)
+        tensors[name] = torch.from_numpy(array)
+    return tensors
+
+
+def _check(header: dict[str, Any], tensors: dict[str, Tensor]) -> Recipe:
+    """Check that header and tensors say one thing; only sizes and text are looked at, nothing is built."""
+    if set(header) != _KEYS:
+        odd = sorted(shown(repr(key)) for key in set(header) ^ _KEYS)
+        raise DamagedFile(f"its header has too few or too many fields: {', '.join(odd)}")
+    _check_model(header["model"])
+    try:
+        recipe = from_dict(Recipe, header["recipe"])
+    except (ConfigError, TypeError) as error:
+        raise DamagedFile(f"its recipe is not valid: {error}") from error
+    if not isinstance(header["float_dtype"], str) or header["float_dtype"] not in FLOAT_DTYPES:
+        raise DamagedFile(unknown_name("float_dtype", header["float_dtype"], FLOAT_DTYPES))
+    _check_data(header["data"], header["model"])
+    source = header["source"]
+    if not isinstance(source, dict) or not all(
+        value is None or type(value) is str or _is_number(value) for value in source.values()
+    ):
+        raise DamagedFile("its source is not a flat object of text and numbers")
+    _check_sites(header, recipe, tensors)
+    return recipe
+
+
+def _check_model(model: Any) -> None:
+    if not isinstance(model, dict) or set(model) != {"name", *MODEL_LIMITS}:
+        raise DamagedFile(f"its model must have just the fields name, {', '.join(MODEL_LIMITS)}")
+    if not isinstance(model["name"], str) or not _TIMM_NAME.fullmatch(model["name"]):
+        raise DamagedFile(f"its model name {shown(repr(model['name']))} is not a timm name")
+    for field, limit in MODEL_LIMITS.items():
+        if type(model[field]) is not int or not 1 <= model[field] <= limit:
+            raise DamagedFile(
+                f"its model has {field} = {shown(repr(model[field]))}, expected 1 to {limit}"
+            )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e30  # neither NaN nor infinite
+
+
+def _check_data(data: Any, model: dict[str, Any]) -> None:
+    expected = {"mean": model["in_chans"], "std": model["in_chans"], "class_names": model["num_classes"]}  # fmt: skip
+    if not isinstance(data, dict) or not set(data) <= set(expected):
+        raise DamagedFile(f"its data may have the fields {', '.join(expected)} only")
+    for field, values in data.items():
+        texts = field == "class_names"
+        if not isinstance(values, list) or not all(
+            type(value) is str if texts else _is_number(value) for value in values
+        ):
+            raise DamagedFile(f"its data.{field} is not a list of {'text' if texts else 'numbers'}")
+        if len(values) != expected[field]:
+            raise DamagedFile(
+                f"its data.{field} has {len(values)} entries, expected {expected[field]}"
+            )
+
+
+def _check_sites(header: dict[str, Any], recipe: Recipe, tensors: dict[str, Tensor]) -> None:
+    sites, width = header["sites"], FLOAT_DTYPES[header["float_dtype"]]
+    if not isinstance(sites, dict) or len(sites) != 4 * header["model"]["depth"]:
+        raise DamagedFile("its sites are not four binary linears for each block of its model")
+    expected: dict[str, tuple[torch.dtype, list[int]]] = {}
+    for name, site in sites.items():
+        if not isinstance(site, dict) or set(site) != {"out", "in"} or not _naturals(list(site.values())):  # fmt: skip
+            raise DamagedFile(f"site {shown(repr(name))} has no sizes 'out' and 'in'")
+        expected[f"{name}.bits"] = (torch.uint8, [site["out"], -(-site["in"] // 8)])
+        if recipe.weight_scale == "channel":
+            expected[f"{name}.weight_scale"] = (width, [site["out"]])
+    missing = sorted(set(expected) - set(tensors))
+    if missing:
+        raise DamagedFile(f"tensor {shown(repr(missing[0]))} is missing")
+    for name, tensor in tensors.items():
+        if not _MODULE_PATH.fullmatch(name):
+            raise DamagedFile(f"tensor {shown(repr(name))} does not have the name of a parameter")
+        dtype, shape = expected.get(name, (width, list(tensor.shape)))
+        if tensor.dtype != dtype or list(tensor.shape) != shape:
+            raise DamagedFile(
+                f"tensor {shown(repr(name))} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} {shape}"
+            )
+    for name, site in sites.items():
+        rest = site["in"] % 8
+        # A popcount would count them.
+        if rest and bool((tensors[f"{name}.bits"][:, -1] >> rest).any()):
+            raise DamagedFile(f"tensor '{name}.bits' has bits after its {site['in']} columns")
