@@ -78,6 +78,8 @@ def test_a_claim_is_met_or_the_nearest_is_named() -> None:
         [16.18 / 16.2 - 1, 16.26 / 16.2 - 1, 13 / 16.2 - 1]
     )
     assert tables.claim_finding(figures, 16.2) == "1 of 3 conventions gives 16.2x: 'a' (16.18x)."
+    both = figures.assign(ratio=[16.18, 13.0, 16.23])
+    assert tables.claim_finding(both, 16.2).startswith("2 of 3 conventions give 16.2x: 'a'")
     text = tables.claim_finding(figures, 17.7)
     assert text.startswith(
         "None of 3 conventions gives 17.7x; the nearest is 'c' with 16.26x, -8.1%"

@@ -13,8 +13,7 @@ blocks, N = 14 * 14 + 1 = 197, 1000 classes):
     head          384 * 1000                  =       384,000    0.0004 G    all together 4.599 G
 
 Element-wise work is counted per element by the constants below; a transcendental function counts as one operation.
-
-Shape letters: N tokens, D width, I inputs, O outputs, C channels, H hidden units, h heads, d channels a head.
+Letters: N tokens, D width, I inputs, O outputs, C channels, H hidden units, h heads, d channels a head.
 """
 
 from __future__ import annotations
@@ -93,6 +92,8 @@ class Row:
     "Parameters of the model held here; each is counted in exactly one row."
     binary_parameters: int = 0
     "Those of which one bit is kept after training."
+    bias_parameters: int = 0
+    "Those that are a bias beside a weight in the same row: of the patch embedding and the head."
     derived_scales: int = 0
     "Float numbers that a stored binary model needs and that training recomputes: mean|w| per output channel."
     float_macs: int = 0
@@ -127,6 +128,7 @@ class Ledger:
         self._model = model
         self.grid = _grid(self._model.patch_embed, img_size)
         self.patches = self.grid[0] * self.grid[1]
+        self.img_size = self.grid[0] * int(model.patch_embed.patch_size[0])
         self.tokens = self.patches + int(self._model.num_prefix_tokens)  # N
         self.dim = int(self._model.patch_embed.proj.out_channels)  # D
         self._embedding()
@@ -161,8 +163,9 @@ class Ledger:
             "patch_embed",
             "patch_embed",
             stem.parameters(),
+            bias_parameters=_numel(stem.bias),
             float_macs=self.patches * stem.weight.numel(),
-            elementwise_ops=ADD_OPS * self.patches * self.dim if stem.bias is not None else 0,
+            elementwise_ops=ADD_OPS * self.patches * _numel(stem.bias),
         )
         self._norm(model.patch_embed.norm, "patch_embed.norm", self.patches * self.dim)
         for name in ("cls_token", "reg_token", "dist_token"):
@@ -170,12 +173,8 @@ class Ledger:
                 self._add(name, "tokens", [getattr(model, name)])
         if getattr(model, "pos_embed", None) is not None:
             placed = self.patches if getattr(model, "no_embed_class", False) else self.tokens
-            self._add(
-                "pos_embed",
-                "positions",
-                [model.pos_embed],
-                elementwise_ops=ADD_OPS * placed * self.dim,
-            )
+            each = ADD_OPS * placed * self.dim
+            self._add("pos_embed", "positions", [model.pos_embed], elementwise_ops=each)
         self._norm(getattr(model, "norm_pre", None), "norm_pre", self.tokens * self.dim)
 
     def _block(self, block: Any, path: str) -> None:
@@ -192,9 +191,8 @@ class Ledger:
         width = self.tokens * self.dim
         scale = getattr(block, name, None)
         if scale is not None and not isinstance(scale, nn.Identity):
-            self._add(
-                scale_site, "layer_scale", scale.parameters(), elementwise_ops=SCALE_OPS * width
-            )
+            each = SCALE_OPS * width
+            self._add(scale_site, "layer_scale", scale.parameters(), elementwise_ops=each)
         self._add(residual_site, "residual", elementwise_ops=ADD_OPS * width)
 
     def _attention(self, attn: Any, path: str) -> None:
@@ -319,13 +317,8 @@ class Ledger:
                 f"cannot count {path}.shift of type {type(shift).__name__}; expected a shift of bvit_analysis.layers"
             )
         if not isinstance(shift, nn.Identity):
-            self._add(
-                f"{path}.shift",
-                "shift",
-                shift.parameters(),
-                float_macs=macs,
-                elementwise_ops=ops,
-            )
+            held = shift.parameters()
+            self._add(f"{path}.shift", "shift", held, float_macs=macs, elementwise_ops=ops)
         self._add(path, "sign", elementwise_ops=COMPARISON_OPS * values)
 
     def _norm(self, norm: Any, path: str, values: int) -> None:
@@ -345,8 +338,9 @@ class Ledger:
                     name,
                     "head",
                     head.parameters(),
+                    bias_parameters=_numel(head.bias),
                     float_macs=head.weight.numel(),
-                    elementwise_ops=ADD_OPS * head.out_features if head.bias is not None else 0,
+                    elementwise_ops=ADD_OPS * _numel(head.bias),
                 )
 
     def _check_complete(self) -> None:
@@ -364,6 +358,10 @@ class Ledger:
         held = sum(parameter.numel() for parameter in self._model.parameters())
         if counted != held:
             raise UnsupportedModelError(f"counted {counted} parameters of the model's {held}")
+
+
+def _numel(bias: nn.Parameter | None) -> int:
+    return 0 if bias is None else bias.numel()
 
 
 def _check_has(module: object, path: str, names: tuple[str, ...]) -> None:

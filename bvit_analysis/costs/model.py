@@ -18,10 +18,15 @@ COUNTS = tuple(
 )
 "The columns of a table that add up."
 
-NOTE = (
-    "Ratios are to the float twin: its whole FP32 size, or its operations counted alike. MB is 10^6 bytes.\n"
-    "No convention here gives DeiT-S the 17.7x fewer OPs of arXiv 2305.14730, whose convention is not public;\n"
-    "that figure is not reproduced and not claimed."
+NOTE = "Ratios are to the float twin: its whole FP32 size, or its operations. MB is 10^6 bytes."
+
+_SHOWN = (
+    "parameters",
+    "binary_parameters",
+    "derived_scales",
+    "float_macs",
+    "binary_macs",
+    "elementwise_ops",
 )
 
 
@@ -30,16 +35,36 @@ class ModelCost:
     """What a model holds and does for one image, per site, beside its float twin."""
 
     table: pd.DataFrame
-    "One row a site: site, kind, parameters, binary_parameters, derived_scales, float_macs, binary_macs, elementwise_ops."
+    "One row a site: site, kind and the counts of costs.ledger.Row."
     twin: pd.DataFrame
     "The same of the model before binarization; equal to table for a float model."
     tokens: int
     "Tokens N of one image, prefix tokens included."
+    img_size: int
+    "Height of that image, pixels."
 
     def kinds(self) -> pd.DataFrame:
         """Return the sums of each kind, (kinds present, counts), indexed by kind in the order of a forward pass."""
         sums = self.table.groupby("kind")[list(COUNTS)].sum()
         return sums.loc[[kind for kind in KINDS if kind in sums.index]]
+
+    def stored(self, float_bits: int = 32) -> pd.DataFrame:
+        """Return the table with columns bits and bytes: what a packed file holds of each site.
+
+        bits = binary_parameters + float_bits * (parameters - binary_parameters + derived_scales); bytes = bits / 8.
+
+        Args:
+            float_bits: Bits of every number that is not binary.
+
+        Raises:
+            ConfigError: If ``float_bits`` is below 1.
+        """
+        if float_bits < 1:
+            raise ConfigError(f"float_bits must be at least 1, got {float_bits}")
+        binary = self.table["binary_parameters"]
+        rest = self.table["parameters"] - binary + self.table["derived_scales"]
+        bits = binary + float_bits * rest
+        return self.table.assign(bits=bits, bytes=bits / 8)
 
     def figures(self, conventions: Iterable[str | Convention] | None = None) -> pd.DataFrame:
         """Return one row a convention: convention, quantity, unit, value, float_twin, ratio, description.
@@ -79,17 +104,19 @@ class ModelCost:
         Raises:
             ConfigError: If a name is unknown.
         """
-        kinds = self.kinds()
+        kinds = self.kinds()[list(_SHOWN)]
+        kinds["bytes"] = self.stored().groupby("kind")["bytes"].sum()
         kinds.loc["total"] = kinds.sum()
-        kinds.loc["float twin"] = self.twin[list(COUNTS)].sum()
+        twin = self.twin[list(_SHOWN)].sum()
+        kinds.loc["float twin"] = [*twin, 4 * twin["parameters"]]
         lines = [f"One image, {self.tokens} tokens", ""]
         lines.append(
             f"{'kind':12}{'parameters':>13}{'1-bit':>13}{'scales':>9}{'float MACs':>16}{'1-bit MACs':>16}"
-            f"{'element-wise':>14}"
+            f"{'element-wise':>14}{'bytes':>12}"
         )
-        widths = (13, 13, 9, 16, 16, 14)
+        widths = (13, 13, 9, 16, 16, 14, 12)
         for kind, counts in kinds.iterrows():
-            cells = (f"{int(counts[name]):>{width},}" for name, width in zip(COUNTS, widths, strict=True))  # fmt: skip
+            cells = (f"{int(n):>{width},}" for n, width in zip(counts, widths, strict=True))
             lines.append(f"{kind!s:12}" + "".join(cells))
         lines += ["", f"{'convention':36}{'this model':>14}{'float twin':>14}{'ratio':>9}"]
         for row in self.figures(conventions).to_dict(orient="records"):
@@ -122,7 +149,12 @@ def model_cost(model: nn.Module, *, img_size: int | None = None) -> ModelCost:
     """
     ledger = Ledger(model, img_size=img_size, twin=False)
     twin = Ledger(model, img_size=img_size, twin=True)
-    return ModelCost(table=_frame(ledger.rows), twin=_frame(twin.rows), tokens=ledger.tokens)
+    return ModelCost(
+        table=_frame(ledger.rows),
+        twin=_frame(twin.rows),
+        tokens=ledger.tokens,
+        img_size=ledger.img_size,
+    )
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

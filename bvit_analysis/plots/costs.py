@@ -10,6 +10,7 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from bvit_analysis.plots import style
 from bvit_analysis.tables.costs import OTHER, PARTS, against_claim
@@ -133,6 +134,66 @@ def plot_ratios(
     text = f"{title}: {said}."
     if claimed is not None:
         text += f" Published: {claimed:g}x; {int(agrees.sum())} of {len(rows)} round to it."
+    return style.describe(ax, text)
+
+
+@style.bvit()
+def plot_reconciliation(
+    table: pd.DataFrame,
+    claimed: float | None = None,
+    *,
+    ax: Axes | None = None,
+    title: str = "Every combination of documented switches",
+) -> Axes:
+    """Draw how many combinations give which ratio, those that count the network as it is apart.
+
+    Args:
+        table: As ``costs.reconcile``: ratio, agrees and as_built, one row a combination.
+        claimed: The published ratio, drawn as a line; None draws none.
+        ax: Where to draw; None makes a figure.
+        title: Of the axes.
+
+    Returns:
+        The axes; where ratios span a factor of 5 they are on a logarithmic scale.
+    """
+    ax = style.axes(ax, width=8.4, height=3.4)
+    if table.empty:
+        return style.nothing(ax, _NO_LEDGER)
+    ratios = table["ratio"].to_numpy(dtype=float)
+    built = table["as_built"].to_numpy(dtype=bool)
+    shown = [*ratios, *([] if claimed is None else [claimed])]
+    low, high = 0.98 * min(shown), 1.02 * max(shown)
+    wide = high > 5 * low
+    edges = np.geomspace(low, high, 49) if wide else np.linspace(low, high, 49)
+    style_of = (
+        (built, style.RECIPE_COLOURS["binaryvit"], "this network as it is"),
+        (~built, "#BBBBBB", "as if parts of it were otherwise"),
+    )
+    below = np.zeros(len(edges) - 1)
+    for chosen, colour, label in style_of:
+        counts, _ = np.histogram(ratios[chosen], bins=edges)
+        ax.bar(
+            edges[:-1], counts, np.diff(edges), below, align="edge", color=colour,
+            edgecolor="white", linewidth=0.4, label=f"{label} ({int(chosen.sum())})",
+        )  # fmt: skip
+        below += counts
+    ax.set_xlim(low, high)
+    if wide:
+        ax.set_xscale("log")
+        style.plain_log_ticks(ax.xaxis)
+    ax.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if claimed is not None:
+        style.null_line(ax, claimed, f"published: {claimed:g}x", vertical=True)
+    style.titles(
+        ax, title=title, x="times smaller, or fewer, than the float model", y="combinations"
+    )
+    style.legend(ax)
+    text = (
+        f"{title}: {len(table)} combinations from {ratios.min():.1f}x to {ratios.max():.1f}x, {int(built.sum())} of them"
+        " count the network as it is."
+    )
+    if claimed is not None:
+        text += f" Published: {claimed:g}x; {int(table['agrees'].sum())} round to it."
     return style.describe(ax, text)
 
 

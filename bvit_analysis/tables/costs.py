@@ -126,7 +126,8 @@ def claim_finding(figures: pd.DataFrame, claimed: float, *, digits: int = 1) -> 
             f"'{near['convention']}' with {near['ratio']:.2f}x, {100 * near['off']:+.1f}% off."
         )
     names = ", ".join(f"'{row.convention}' ({row.ratio:.2f}x)" for row in found.itertuples())
-    return f"{len(found)} of {len(table)} conventions gives {claimed:g}x: {names}."
+    verb = "gives" if len(found) == 1 else "give"
+    return f"{len(found)} of {len(table)} conventions {verb} {claimed:g}x: {names}."
 
 
 def _sums(ledgers: Mapping[str, pd.DataFrame]) -> list[tuple[str, pd.DataFrame]]:

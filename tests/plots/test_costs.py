@@ -96,3 +96,25 @@ def test_empty_and_hostile_tables(runs: list[Run]) -> None:
     assert (
         len(plots.plot_size_by_part(recorded).get_yticklabels()) == 4
     )  # a float run has no ledger
+
+
+def test_reconciliation_counts_every_combination_once() -> None:
+    table = pd.DataFrame(
+        {
+            "ratio": [10.0, 12.0, 17.7, 40.0, 64.0],
+            "agrees": [False, False, True, False, False],
+            "as_built": [True, False, False, False, True],
+        }
+    )
+    ax = plots.plot_reconciliation(table, 17.7)
+    assert sum(bar.get_height() for bar in ax.patches) == 5
+    assert ax.get_xscale() == "log"
+    legend = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert "this network as it is (2)" in legend
+    assert "as if parts of it were otherwise (3)" in legend
+    assert "published: 17.7x" in legend
+    assert "5 combinations from 10.0x to 64.0x" in style.alt_text(ax)
+    assert "1 round to it" in style.alt_text(ax)
+    assert "ublished" not in style.alt_text(plots.plot_reconciliation(table))
+    assert plots.plot_reconciliation(table[:3], 17.7).get_xscale() == "linear"
+    assert "No cost ledger" in style.alt_text(plots.plot_reconciliation(table[:0], 17.7))
