@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bvit_analysis import batch_command
+from bvit_analysis import batch_command, costs_command
 from bvit_analysis.config import RECIPES, RunConfig, get_recipe, get_scale, with_overrides
 from bvit_analysis.errors import BvitError, ConfigError, RunError, SuiteError
 from bvit_analysis.records import check_name, find_runs, load_run
@@ -107,16 +107,39 @@ def _parser() -> argparse.ArgumentParser:
     costs = _command(
         commands, "costs", _costs, "print parameters, bytes and operations of a model per site"
     )
-    costs.add_argument("model", help="timm's model name, for example deit_small_patch16_224")
-    costs.add_argument(
-        "--recipe", default="baseline", help="recipe, or 'float' (default: baseline)"
+    costs_command.add_arguments(costs)
+
+    pack = _command(
+        commands, "pack", _pack, "write a run's binary model with one bit a binary weight"
     )
-    costs.add_argument(
-        "--img-size", type=int, default=0, help="side of the image, pixels (default: timm's)"
+    pack.add_argument("run", type=Path, help="folder of a run, with its checkpoints")
+    pack.add_argument(
+        "--out", type=Path, default=Path("model.bvit"), help="file to write (default: model.bvit)"
     )
-    costs.add_argument("--num-classes", type=int, default=1000, help="classes (default: 1000)")
-    costs.add_argument(
-        "--sites", action="store_true", help="print every site, not the sums by kind alone"
+    pack.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of all that is not binary; float32 keeps every output to the bit (default: float32)",
+    )
+    pack.add_argument(
+        "--certify",
+        type=int,
+        default=0,
+        metavar="N",
+        help="compare packed inference with the simulated model on N test images; the certificate goes to"
+        " OUT.parity.json, and exit code 1 says that they differ",
+    )
+
+    unpack = _command(
+        commands, "unpack", _unpack, "write a packed model as a plain float32 state dict"
+    )
+    unpack.add_argument("packed", type=Path, help="file that 'bvit pack' wrote")
+    unpack.add_argument(
+        "--out",
+        type=Path,
+        default=Path("model.safetensors"),
+        help="file to write (default: model.safetensors)",
     )
 
     reproduce = _command(
@@ -292,21 +315,28 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _costs(options: argparse.Namespace) -> int:
-    recipe = None if options.recipe == "float" else get_recipe(options.recipe)
-    from bvit_analysis.config import ModelConfig
-    from bvit_analysis.convert import binarize, build_model
-    from bvit_analysis.costs import model_cost
+    return costs_command.run(options)
 
-    size = options.img_size or None
-    model = build_model(
-        ModelConfig(name=options.model), img_size=size, in_chans=3, num_classes=options.num_classes
-    )
-    if recipe:
-        binarize(model, recipe)
-    cost = model_cost(model, img_size=size)
-    if options.sites:
-        print(cost.table.to_string(index=False))
-    print(cost.summary())
+
+def _pack(options: argparse.Namespace) -> int:
+    from bvit_analysis.packed_run import model_of_run, packing_summary, save_packed
+
+    model, meta = model_of_run(options.run)
+    path = save_packed(model, options.out, meta=meta, float_dtype=options.dtype)
+    print(packing_summary(model, path, meta=meta, float_dtype=options.dtype))
+    if not options.certify:
+        return 0
+    from bvit_analysis.parity import certify_run
+
+    certificate = certify_run(options.run, path, options.certify)
+    print(certificate)
+    return int(not certificate.passed)
+
+
+def _unpack(options: argparse.Namespace) -> int:
+    from bvit_analysis.packed_run import unpack
+
+    print(unpack(options.packed, options.out))
     return 0
 
 

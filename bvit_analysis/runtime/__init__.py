@@ -1,0 +1,1 @@
+"""Inference on packed bits: XNOR-popcount kernels on the CPU, and the model that runs on them."""

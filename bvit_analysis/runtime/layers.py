@@ -1,0 +1,359 @@
+"""Binary layers whose weights and signs are packed bits: inference on the CPU alone.
+
+Tensors in and out; between them numpy views of the same memory go through the kernels. What a shift adds is computed
+by torch with the operations of layers/shift.py, so that every sign decision is the simulated layer's, to the bit.
+
+Shape letters: B batch, N tokens, M = B N rows, I inputs, O outputs, C channels, W words, h heads, d channels a head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bvit_analysis.errors import ConfigError, UnsupportedModelError
+from bvit_analysis.layers.activation import RPReLU
+from bvit_analysis.layers.attention import BinaryAttention
+from bvit_analysis.layers.linear import BinaryLinear
+from bvit_analysis.layers.shift import BinarySign, BottleneckShift, StaticShift, TokenMeanShift
+from bvit_analysis.runtime import kernels
+
+Observer = Callable[[np.ndarray], None]
+"Is given the decisions of one call as booleans, for the parity certificate; None costs nothing."
+
+
+def added_by(shift: nn.Module, x: Tensor) -> np.ndarray | None:
+    """Return what a shift adds to x (B, N, C): (C,), (B, C), or None for nothing.
+
+    Raises:
+        UnsupportedModelError: If the shift is of a type that is not known here.
+    """
+    if isinstance(shift, TokenMeanShift):
+        # torch's mean on the layer's own layout: its sums depend on it in the last bit
+        mean = x.mean(dim=1).numpy()
+        with np.errstate(all="ignore"):  # an image that is not finite is no mistake here
+            return shift.bias.numpy() - shift.share.numpy() * mean
+    if isinstance(shift, nn.Identity):
+        return None
+    if isinstance(shift, StaticShift):
+        return shift.bias.numpy()
+    if isinstance(shift, BottleneckShift):
+        hidden = functional.silu(functional.linear(x.mean(dim=1), shift.down))
+        return functional.linear(hidden, shift.up, shift.bias).numpy()
+    raise UnsupportedModelError(
+        f"cannot pack a shift of type {type(shift).__name__}; supported are none, static, token_mean and bottleneck"
+    )
+
+
+class PackedSign(nn.Module):
+    """Shift an activation, take its sign and pack it, in one pass.
+
+    Args:
+        shift: The shift of the simulated layer.
+        dim: Channels C.
+        heads: Groups of C / h channels that each begin a word of their own.
+
+    Shape:
+        Input (B, N, C), rows may be strided; output a numpy array (B N, h ceil(C / h / 64)) uint64.
+    """
+
+    def __init__(self, sign: BinarySign, *, heads: int = 1) -> None:
+        super().__init__()
+        self.shift = sign.shift
+        self.dim = sign.dim
+        self.heads = heads
+        self.backend: str | None = None
+        self.observer: Observer | None = None
+
+    def added(self, x: Tensor) -> np.ndarray:
+        """Return what the shift adds, with zeros for nothing: (B, C)."""
+        added = added_by(self.shift, x)
+        shape = (len(x), self.dim)
+        return np.broadcast_to(np.float32(0) if added is None else added, shape)
+
+    def observe(self, words: np.ndarray, tokens: int) -> None:
+        """Give the decisions in packed rows to whoever observes them."""
+        if self.observer is not None:
+            signs = _unpacked(words, self.dim, self.heads)
+            self.observer(signs.reshape(len(words) // tokens, tokens, self.dim))
+
+    def forward(self, x: Tensor) -> np.ndarray:
+        images, tokens, channels = x.shape
+        # A chunk of q, k and v has rows with a stride of their own; view() joins B and N without a copy.
+        words = kernels.sign_pack(
+            x.view(images * tokens, channels).numpy(),
+            added_by(self.shift, x),
+            rows_per_image=tokens,
+            heads=self.heads,
+            backend=self.backend,
+        )
+        self.observe(words, tokens)
+        return words
+
+    def extra_repr(self) -> str:
+        return f"dim={self.dim}, heads={self.heads}"
+
+
+class PackedLinear(nn.Module):
+    """Compute what a BinaryLinear in eval mode computes, from packed weights: y = f(s P + bias + shortcut(x)).
+
+    P is the integer product by XNOR and popcount, s = weight scale times input scale; -gamma of RPReLU is in the bias.
+
+    Args:
+        layer: The simulated layer; its weight may be on the meta device, it is not read.
+        words: Packed weight, transposed: (W, O) int64, bit j of [w, o] is the sign of input 64 w + j of output o.
+        scale: s, (O,), float32.
+
+    Shape:
+        Input (B, N, I), float32, on the CPU; output (B, N, O).
+    """
+
+    words: Tensor
+    scale: Tensor
+    bias: Tensor | None
+    slope: Tensor | None
+    zeta: Tensor | None
+
+    def __init__(self, layer: BinaryLinear, words: Tensor, scale: Tensor) -> None:
+        super().__init__()
+        self.in_features = layer.in_features
+        self.out_features = layer.out_features
+        self.shortcut = layer.shortcut
+        self.sign = PackedSign(layer.sign)
+        self.backend: str | None = None
+        bias: Tensor | None = layer.bias
+        slope: Tensor | None = None
+        zeta: Tensor | None = None
+        self.activation: nn.Module | None = None
+        if isinstance(layer.activation, RPReLU):
+            gamma = layer.activation.gamma
+            bias = -gamma if bias is None else bias - gamma
+            slope, zeta = layer.activation.slope, layer.activation.zeta
+        elif not isinstance(layer.activation, nn.Identity):
+            self.activation = layer.activation
+        self.register_buffer("words", words.contiguous())
+        for name, value in (("scale", scale), ("bias", bias), ("slope", slope), ("zeta", zeta)):
+            kept = None if value is None else value.detach().clone().contiguous()
+            self.register_buffer(name, kept)
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_input(self, x, self.in_features)
+        images, tokens, inputs = x.shape
+        flat = x.reshape(images * tokens, inputs)
+        buffers = (
+            self._buffers
+        )  # a module's own attribute look-up takes as long as a kernel's start
+        y = kernels.linear(
+            self.sign(flat.view(images, tokens, inputs)),
+            _array(buffers["words"]).view(np.uint64),
+            inputs,
+            _array(buffers["scale"]),
+            _array(buffers["bias"]),
+            self._shortcut(flat),
+            _array(buffers["slope"]),
+            _array(buffers["zeta"]),
+            backend=self.backend,
+        )
+        out = torch.from_numpy(y).view(images, tokens, self.out_features)
+        return out if self.activation is None else self.activation(out)
+
+    def _shortcut(self, flat: Tensor) -> np.ndarray | None:
+        if not self.shortcut:
+            return None
+        parts = self.in_features // self.out_features
+        if parts >= 16 or (parts > 1 and self.out_features == 1):
+            # the kernel adds parts one by one; torch adds so many in another order
+            return flat.unflatten(-1, (parts, self.out_features)).mean(dim=-2).numpy()
+        return flat.numpy()
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, shortcut={self.shortcut}"
+
+
+class PackedBits(nn.Module):
+    """Hold what turns integer scores into bits: a score's scale and the level a per head.
+
+    Args:
+        attention: The simulated attention.
+    """
+
+    score_scale: Tensor
+    level: Tensor | None
+
+    def __init__(self, attention: BinaryAttention) -> None:
+        super().__init__()
+        probabilities = attention.probabilities
+        scale = attention.log_score_scale.exp() / math.sqrt(attention.head_dim)
+        self.register_buffer("score_scale", scale.detach().flatten())
+        level = None if probabilities.kind == "boolean" else probabilities.scale().detach()
+        self.register_buffer("level", None if level is None else level.flatten())
+        self.observer: Observer | None = None
+
+    def exact(self, scores: np.ndarray, head: np.ndarray) -> np.ndarray:
+        """Return the bits of rows (R, N) of integer scores as torch's own softmax decides them."""
+        assert self.level is not None
+        heads = torch.from_numpy(head)
+        product = torch.from_numpy(scores).float()
+        p = (product * self.score_scale[heads, None]).softmax(dim=-1)
+        return (2 * p >= self.level[heads, None]).numpy()
+
+
+class PackedAttention(nn.Module):
+    """Compute what a BinaryAttention in eval mode computes, on packed heads.
+
+    Scores are popcounts; bits come from a table of the d + 1 values that a score can have, and from torch's softmax in
+    rows near a tie; the context is a popcount again.
+
+    Args:
+        attention: The simulated attention.
+        qkv: Its packed linear D -> 3D.
+        proj: Its packed linear D -> D.
+
+    Shape:
+        Input and output (B, N, D), float32, on the CPU.
+    """
+
+    value_scale: Tensor
+
+    def __init__(
+        self, attention: BinaryAttention, *, qkv: PackedLinear, proj: PackedLinear
+    ) -> None:
+        super().__init__()
+        self.num_heads = attention.num_heads
+        self.head_dim = attention.head_dim
+        self.backend: str | None = None
+        self.qkv = qkv
+        self.q_norm = attention.q_norm
+        self.k_norm = attention.k_norm
+        self.q_sign = PackedSign(attention.q_sign, heads=self.num_heads)
+        self.k_sign = PackedSign(attention.k_sign, heads=self.num_heads)
+        self.v_sign = PackedSign(attention.v_sign, heads=self.num_heads)
+        self.probabilities = PackedBits(attention)
+        value_scale = attention.probabilities.scale() * attention.log_value_scale.exp()
+        self.register_buffer("value_scale", value_scale.detach().flatten())
+        self.norm = attention.norm
+        self.proj = proj
+
+    def forward(
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        if attn_mask is not None or is_causal:
+            raise UnsupportedModelError(
+                "binary attention has no mask; call the model without attn_mask and is_causal"
+            )
+        images, tokens, _ = x.shape
+        q_words, k_words, v_words = self._packed_heads(self.qkv(x))
+        if self.probabilities.observer is not None:
+            self.probabilities.observer(self._revealed(q_words, k_words, tokens))
+        context = torch.from_numpy(
+            self._attend(q_words, k_words, v_words, tokens, self.value_scale.numpy())
+        )
+        return self.proj(self.norm(context.view(images, tokens, self.num_heads * self.head_dim)))
+
+    def _packed_heads(self, qkv: Tensor) -> list[np.ndarray]:
+        signs = (self.q_sign, self.k_sign, self.v_sign)
+        parts = qkv.chunk(3, dim=-1)  # each (B, N, D)
+        norms = (self.q_norm, self.k_norm)
+        if not all(isinstance(norm, nn.Identity) for norm in norms):
+            q, k = (self._normed(norm, x) for norm, x in zip(norms, parts[:2], strict=True))
+            return [sign(x) for sign, x in zip(signs, (q, k, parts[2]), strict=True)]
+        # One pass over all three, as if they were one layer of 3 h heads.
+        images, tokens, channels = qkv.shape
+        added = [sign.added(x) for sign, x in zip(signs, parts, strict=True)]
+        words = kernels.sign_pack(
+            qkv.view(images * tokens, channels).numpy(),
+            np.concatenate(added, axis=1),
+            rows_per_image=tokens,
+            heads=3 * self.num_heads,
+            backend=self.backend,
+        )
+        width = words.shape[1] // 3
+        found = [words[:, start : start + width] for start in (0, width, 2 * width)]
+        for sign, of_sign in zip(signs, found, strict=True):
+            sign.observe(of_sign, tokens)
+        return found
+
+    def _normed(self, norm: nn.Module, x: Tensor) -> Tensor:
+        if isinstance(norm, nn.Identity):
+            return x
+        heads = x.unflatten(-1, (self.num_heads, self.head_dim)).transpose(1, 2)
+        return norm(heads).transpose(1, 2).flatten(2)
+
+    def _attend(
+        self, q: np.ndarray, k: np.ndarray, v: np.ndarray, tokens: int, scale: np.ndarray
+    ) -> np.ndarray:
+        bits = self.probabilities
+        return kernels.attention(
+            q,
+            k,
+            v,
+            tokens=tokens,
+            head_dim=self.head_dim,
+            score_scale=bits.score_scale.numpy(),
+            level=_array(bits.level),
+            value_scale=scale,
+            exact_bits=None if bits.level is None else bits.exact,
+            backend=self.backend,
+        )
+
+    def _revealed(self, q: np.ndarray, k: np.ndarray, tokens: int) -> np.ndarray:
+        """Return the bits (B, h, N, N) that the kernel decides, found through its contexts of chosen values.
+
+        With values of +1 a context counts a row's bits; with +1 at one token alone it is 2 bit - count.
+        """
+        words = q.shape[1] // self.num_heads
+        images = len(q) // tokens
+        one = np.ones(self.num_heads, np.float32)
+        full = np.full_like(q, np.iinfo(np.uint64).max)
+        count = self._attend(q, k, full, tokens, one)[:, :: self.head_dim]  # (M, h)
+        bits = np.empty((images, tokens, self.num_heads, tokens), bool)
+        for start in range(0, tokens, self.head_dim):
+            width = min(self.head_dim, tokens - start)
+            chosen = np.zeros((images, tokens, self.num_heads, words), np.uint64)
+            channel = np.arange(width)
+            chosen[:, start + channel, :, channel // 64] = (
+                np.uint64(1) << (channel % 64).astype(np.uint64)
+            )[:, None, None]
+            context = self._attend(q, k, chosen.reshape(q.shape), tokens, one)
+            context = context.reshape(images, tokens, self.num_heads, self.head_dim)
+            total = count.reshape(images, tokens, self.num_heads, 1)
+            bits[..., start : start + width] = (context + total > 0)[..., :width]
+        return bits.transpose(0, 2, 1, 3)
+
+    def extra_repr(self) -> str:
+        return f"num_heads={self.num_heads}, head_dim={self.head_dim}"
+
+
+def check_input(module: nn.Module, x: Tensor, channels: int) -> None:
+    """Refuse an input that the packed layers would misread.
+
+    Raises:
+        ConfigError: If it is not float32 (B, N, channels) on the CPU, has a gradient, or the module is in training mode.
+    """
+    name = type(module).__name__
+    if module.training:
+        raise ConfigError(f"{name} is for inference alone; call eval() on the model")
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ConfigError(f"{name} has no gradient; call it under torch.no_grad()")
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        raise ConfigError(f"{name} takes float32 on the CPU, got {x.dtype} on {x.device}")
+    if x.dim() != 3 or x.shape[-1] != channels:
+        raise ConfigError(f"{name} takes (B, N, {channels}), got {tuple(x.shape)}")
+
+
+def _array(tensor: Tensor | None) -> Any:
+    return None if tensor is None else tensor.numpy()
+
+
+def _unpacked(words: np.ndarray, channels: int, heads: int) -> np.ndarray:
+    each = channels // heads
+    raw = words.reshape(len(words), heads, words.shape[1] // heads)
+    raw = np.ascontiguousarray(raw, "<u8").view(np.uint8)
+    bits = np.unpackbits(raw, axis=-1, bitorder="little")[..., :each]
+    return bits.reshape(len(words), channels).astype(bool)
