@@ -18,7 +18,7 @@ help:
 	@echo 'make test       all tests'
 	@echo 'make check      lint, types, import directions'
 	@echo 'make hooks      strip outputs from notebooks when they are committed'
-	@echo 'make bench      cost of watching a training; time from an input of an explorer to its picture'
+	@echo 'make bench      cost of watching a training; time from an input of an explorer to its picture; packed inference'
 	@echo 'make clean      remove .venv and caches (runs stay)'
 
 setup: $(READY)
@@ -56,6 +56,7 @@ check: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks.watch_overhead
 	$(BIN)/python -m benchmarks.explorer_latency
+	$(BIN)/python -m benchmarks.packed_inference --quick
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bvit_analysis.config import ModelConfig
+from bvit_analysis.checkpoints import save_checkpoint
+from bvit_analysis.cli import main
+from bvit_analysis.config import ModelConfig, get_recipe, get_scale, to_dict
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.packed_model import save_packed
 from bvit_analysis.parity import (
@@ -20,6 +22,7 @@ from bvit_analysis.parity import (
     random_batches,
     random_weights,
 )
+from bvit_analysis.records import RunWriter
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
 
@@ -166,6 +169,26 @@ def test_a_file_gets_its_certificate_beside_it(model: nn.Module, tmp_path: Path)
     assert certify_packed(path, images(2)).decisions == certificate.decisions * 2 / 7
 
 
+@pytest.mark.parametrize("width", ["float32", "float16"])
+def test_a_run_is_certified_by_command(
+    width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smoke = get_scale("smoke")
+    simulated = random_weights(smoke.model, "asm", img_size=28, in_chans=1, num_classes=10)
+    run, out = tmp_path / "asm-seed0", tmp_path / "m.bvit"
+    config = to_dict(smoke) | {"recipe": to_dict(get_recipe("asm"))}
+    with RunWriter(run, info={"run_id": run.name, "config": config, "sites": []}) as writer:
+        writer.write_status("finished", 40, 40)
+    save_checkpoint(run, 40, {f"model.{k}": v for k, v in simulated.state_dict().items()}, {})
+    command = ["pack", str(run), "--out", str(out), "--dtype", width, "--certify"]
+    assert main([*command, "7"]) == 0
+    assert "parity passed: 7 images" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "m.bvit.parity.json").read_text())
+    assert stored["identical_images"] == 7
+    assert main([*command, "-1"]) == 2
+    assert "at least 1 image" in capsys.readouterr().err
+
+
 def test_random_weights_leave_the_global_generator_alone() -> None:
     state = torch.get_rng_state()
     first, second = (
@@ -175,3 +198,13 @@ def test_random_weights_leave_the_global_generator_alone() -> None:
     for one, other in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(one, other)
     assert bool(first.blocks[0].mlp.fc1.activation.gamma.any())
+
+
+@pytest.mark.slow
+def test_deit_small() -> None:
+    model = random_weights(ModelConfig(name="deit_small_patch16_224"), "binaryvit")
+    certificate = parity_certificate(model, load_runtime(model), random_batches(model, 6, 6))
+    assert certificate.identical_images == 6
+    assert certificate.differing == {}
+    per_block = 197 * (3 * 384 + 384 + 384 + 384 + 1536) + 6 * 197 * 197
+    assert certificate.decisions == 6 * 12 * per_block

@@ -26,7 +26,12 @@ from bvit_analysis.plots.bimodality import (
     plot_near_zero,
 )
 from bvit_analysis.plots.comparison import plot_compared, plot_run_scatter
-from bvit_analysis.plots.costs import plot_operations_by_part, plot_ratios, plot_size_by_part
+from bvit_analysis.plots.costs import (
+    plot_operations_by_part,
+    plot_ratios,
+    plot_reconciliation,
+    plot_size_by_part,
+)
 from bvit_analysis.plots.distribution import plot_latent_density, plot_latent_ridges
 from bvit_analysis.plots.flips import (
     colour_limits,
@@ -44,6 +49,7 @@ from bvit_analysis.plots.information import (
     plot_twin_agreement,
 )
 from bvit_analysis.plots.nulls import plot_bimodality_nulls
+from bvit_analysis.plots.packed import plot_savings, plot_speedups, plot_time_by_part
 from bvit_analysis.plots.training import plot_accuracy, plot_loss
 from bvit_analysis.plots.trajectories import (
     plot_flip_ranking,
@@ -80,9 +86,13 @@ __all__ = [
     "plot_near_zero",
     "plot_operations_by_part",
     "plot_ratios",
+    "plot_reconciliation",
     "plot_run_scatter",
+    "plot_savings",
     "plot_sign_entropy",
     "plot_size_by_part",
+    "plot_speedups",
+    "plot_time_by_part",
     "plot_trajectories",
     "plot_twin_agreement",
     "plot_weight",

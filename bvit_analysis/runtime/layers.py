@@ -37,8 +37,9 @@ def added_by(shift: nn.Module, x: Tensor) -> np.ndarray | None:
     if isinstance(shift, TokenMeanShift):
         # torch's mean on the layer's own layout: its sums depend on it in the last bit
         mean = x.mean(dim=1).numpy()
+        learned = shift._parameters  # a module's own attribute look-up takes longer than the sums
         with np.errstate(all="ignore"):  # an image that is not finite is no mistake here
-            return shift.bias.numpy() - shift.share.numpy() * mean
+            return _array(learned["bias"]) - _array(learned["share"]) * mean
     if isinstance(shift, nn.Identity):
         return None
     if isinstance(shift, StaticShift):
@@ -74,8 +75,9 @@ class PackedSign(nn.Module):
     def added(self, x: Tensor) -> np.ndarray:
         """Return what the shift adds, with zeros for nothing: (B, C)."""
         added = added_by(self.shift, x)
-        shape = (len(x), self.dim)
-        return np.broadcast_to(np.float32(0) if added is None else added, shape)
+        if added is None:
+            return np.zeros((len(x), self.dim), np.float32)
+        return added if added.ndim == 2 else np.broadcast_to(added, (len(x), self.dim))
 
     def observe(self, words: np.ndarray, tokens: int) -> None:
         """Give the decisions in packed rows to whoever observes them."""

@@ -101,9 +101,9 @@ class PackedModel(nn.Module):
         if torch.is_autocast_enabled("cpu"):
             raise ConfigError("a packed model computes in float32; call it outside of autocast")
         expected = self._image_shape()
-        if expected is not None and tuple(images.shape[1:]) != expected or images.dim() < 1:
+        if expected is not None and tuple(images.shape[1:]) != expected:
             raise ConfigError(
-                f"images must be of shape (B, {', '.join(map(str, expected or ('...',)))}), got {tuple(images.shape)}"
+                f"images must be of shape (B, {', '.join(map(str, expected))}), got {tuple(images.shape)}"
             )
 
     def _image_shape(self) -> tuple[int, ...] | None:

@@ -54,6 +54,16 @@ from bvit_analysis.tables.metrics import RECIPE_ORDER as RECIPE_ORDER
 from bvit_analysis.tables.metrics import Metric as Metric
 from bvit_analysis.tables.metrics import metric as metric
 from bvit_analysis.tables.metrics import ordered as ordered
+from bvit_analysis.tables.packed import BINARIZED as BINARIZED
+from bvit_analysis.tables.packed import RIVALS as RIVALS
+from bvit_analysis.tables.packed import SAVINGS as SAVINGS
+from bvit_analysis.tables.packed import PackedBenchmark as PackedBenchmark
+from bvit_analysis.tables.packed import amdahl as amdahl
+from bvit_analysis.tables.packed import packed_account as packed_account
+from bvit_analysis.tables.packed import packed_benchmark as packed_benchmark
+from bvit_analysis.tables.packed import packed_finding as packed_finding
+from bvit_analysis.tables.packed import packed_savings as packed_savings
+from bvit_analysis.tables.packed import shipped_benchmark as shipped_benchmark
 from bvit_analysis.tables.selection import Runs as Runs
 from bvit_analysis.tables.selection import as_runs as as_runs
 from bvit_analysis.tables.selection import binary_runs as binary_runs

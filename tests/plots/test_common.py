@@ -53,13 +53,20 @@ ONE: dict[str, Callable[..., Any]] = {
         "plot_latent_histogram",
     )
 }
-LEDGERS = ("plot_size_by_part", "plot_operations_by_part", "plot_ratios")
+LEDGERS = (
+    "plot_size_by_part",
+    "plot_operations_by_part",
+    "plot_ratios",
+    "plot_reconciliation",
+)
 "They draw a ledger, not runs: tests/plots/test_costs.py."
+BENCHMARKS = ("plot_savings", "plot_speedups", "plot_time_by_part")
+"They draw a benchmark: tests/plots/test_packed.py."
 
 
 def test_every_plot_is_covered_here() -> None:
     names = {name for name in plots.__all__ if name.startswith("plot_")}
-    assert names == {*MANY, *ONE, *LEDGERS, "plot_ablation", "plot_attention"}
+    assert names == {*MANY, *ONE, *LEDGERS, *BENCHMARKS, "plot_ablation", "plot_attention"}
 
 
 @pytest.mark.parametrize("name", MANY)
