@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bvit_analysis.instruments.distortion import float_probabilities
+from bvit_analysis.instruments.distortion import float_attention, float_probabilities
 from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.run_attention import MAX_ATTENTION_VALUES, AttentionExamples
 from bvit_analysis.sites import Site
@@ -105,14 +105,5 @@ def _size(model: nn.Module, site: Site, image: Tensor) -> tuple[int, int]:
 
 def _counterparts(teacher: nn.Module, sites: list[Site]) -> list[Any]:
     """Return the teacher's float attention at each site, or nothing if one of them has none."""
-    found = []
-    for site in sites:
-        try:
-            attention: Any = teacher.get_submodule(site.name.rpartition(".")[0])
-        except AttributeError:
-            return []
-        known = isinstance(getattr(attention, "qkv", None), nn.Linear)
-        if not known or not isinstance(getattr(attention, "num_heads", None), int):
-            return []
-        found.append(attention)
-    return found
+    found = [float_attention(teacher, site.name.rpartition(".")[0]) for site in sites]
+    return [] if None in found else found

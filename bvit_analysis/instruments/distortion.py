@@ -217,18 +217,22 @@ def _submodule(root: nn.Module, path: str) -> nn.Module | None:
         return None
 
 
+def float_attention(teacher: nn.Module, path: str) -> Any:
+    """Return the teacher's attention at a path, if it is one whose qkv can be heard, else None."""
+    attention = _submodule(teacher, path)
+    known = isinstance(getattr(attention, "qkv", None), nn.Linear)
+    return attention if known and isinstance(getattr(attention, "num_heads", None), int) else None
+
+
 def _find_twin(site: Site, teacher: nn.Module) -> _Twin | None:
     path, _, last = site.name.rpartition(".")
     if last == "sign":
         linear = _submodule(teacher, path)
         return _Twin(linear, "input") if isinstance(linear, nn.Linear) else None
-    attention = _submodule(teacher, path)
-    qkv = getattr(attention, "qkv", None)
-    known = isinstance(qkv, nn.Linear) and isinstance(getattr(attention, "num_heads", None), int)
-    if not known or last not in ("q_sign", "k_sign", "v_sign", "probabilities"):
+    attention = float_attention(teacher, path)
+    if attention is None or last not in ("q_sign", "k_sign", "v_sign", "probabilities"):
         return None
-    assert qkv is not None
-    return _Twin(qkv, last[0] if last != "probabilities" else last, attention)
+    return _Twin(attention.qkv, last[0] if last != "probabilities" else last, attention)
 
 
 def _teacher_value(twin: _Twin, inputs: Tensor, output: Tensor, site: Site) -> Tensor | None:

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
+from bvit_analysis.tables.frames import flat
 from bvit_analysis.tables.metrics import FLOAT, METRICS, Metric, metric, ordered
 from bvit_analysis.tables.selection import Runs, binary_runs, recipe_of
 
@@ -161,14 +162,14 @@ def comparability(runs: Runs) -> list[str]:
     for run in binary_runs(runs):
         config = run.config if isinstance(run.config, dict) else {}
         recipes.setdefault(recipe_of(run), set()).add(str(config.get("recipe")))
-        flat = _flat("", {k: v for k, v in config.items() if k not in ("recipe", "seed", "scale")})
-        flat |= _flat("versions", run.info.get("versions") or {})
+        settings = flat({k: v for k, v in config.items() if k not in ("recipe", "seed", "scale")})
+        settings |= flat(run.info.get("versions") or {}, "versions")
         hardware = run.info.get("hardware") or {}
-        flat |= {
+        settings |= {
             f"hardware.{k}": hardware[k] for k in ("cpu", "threads", "device") if k in hardware
         }
-        flat["steps recorded"] = run.step
-        for key, value in flat.items():
+        settings["steps recorded"] = run.step
+        for key, value in settings.items():
             facts.setdefault(key, {}).setdefault(str(value), []).append(run.run_id)
     notes = []
     for key, values in facts.items():
@@ -179,13 +180,6 @@ def comparability(runs: Runs) -> list[str]:
         if len(variants) > 1:
             notes.append(f"runs named {recipe} have {len(variants)} different recipes")
     return notes
-
-
-def _flat(prefix: str, data: Any) -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    joined = [_flat(f"{prefix}.{key}".lstrip("."), value) for key, value in data.items()]
-    return {key: value for part in joined for key, value in part.items()}
 
 
 def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline") -> str:

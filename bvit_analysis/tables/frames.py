@@ -38,6 +38,16 @@ def place(site: str) -> tuple[int, str]:
     return (int(match[1]), match[2]) if match else (-1, site)
 
 
+def flat(data: Any, prefix: str = "") -> dict[str, Any]:
+    """Return nested settings as one level, names joined by dots."""
+    if not isinstance(data, dict):
+        return {prefix: data}
+    rows: dict[str, Any] = {}
+    for name, value in data.items():
+        rows |= flat(value, f"{prefix}.{name}" if prefix else str(name))
+    return rows
+
+
 def identity(position: int, run: Run) -> dict[str, Any]:
     # the position tells runs apart whose folders have one name under two roots
     return {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import Run
+from bvit_analysis.tables.frames import flat
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
 
 _KINDS = ("weight", "activation", "attention")
@@ -45,7 +44,7 @@ def config_table(runs: Runs) -> pd.DataFrame:
     listed = [run for run in as_runs(runs) if isinstance(run.config, dict)]
     fields: dict[str, dict[int, str]] = {}
     for position, run in enumerate(listed):
-        for name, value in _flat(run.config).items():
+        for name, value in flat(run.config).items():
             fields.setdefault(name, {})[position] = str(value)
     rows = {name: [found.get(i, "") for i in range(len(listed))] for name, found in fields.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=_names(listed))
@@ -100,12 +99,3 @@ def _names(runs: list[Run]) -> list[str]:
         label if labels.count(label) == 1 else f"{label} ({run.path.parent.name}/{run.run_id})"
         for label, run in zip(labels, runs, strict=True)
     ]
-
-
-def _flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(data, dict):
-        return {prefix: data}
-    rows: dict[str, Any] = {}
-    for name, value in data.items():
-        rows |= _flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return rows

@@ -39,7 +39,6 @@ FRAMES_VARIABLE = "BVIT_FRAMES"
 "Environment variable: how many settings of an explorer an executed notebook stores; unset or 0 stores none."
 
 _KEPT = 64  # pictures a panel remembers, some tens of KB each
-_WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from bvit_analysis.plots.overlay import looks
 from bvit_analysis.records import Run
 from bvit_analysis.tables.chance import GAUSSIAN_NULLS
 from bvit_analysis.widgets.base import Explorer, Ground, fixed, read_runs, run_names
+from bvit_analysis.widgets.choices import run_choices, step_choice
 
 ALL = ""
 "Value of the control `site` for all weight sites together, and of `beside` for no second run."
@@ -56,25 +57,8 @@ class BimodalityExplorer(Explorer):
         self._ridges: Scene | None = None
         self._statistics: Scene | None = None
         steps = sorted({step for run in listed for step in tables.distribution_steps(run)}) or [0]
-        wide = W.Layout(width="24em")
-        self.control(
-            "run",
-            W.Dropdown(
-                options=[(name, name) for name in names] or [("no run", ALL)],
-                value=ALL if first is None else names[first],
-                description="run",
-                layout=wide,
-            ),
-        )
-        self.control(
-            "beside",
-            W.Dropdown(
-                options=[("nothing", ALL), *((name, name) for name in names)],
-                value=ALL if second is None else names[second],
-                description="beside",
-                layout=wide,
-            ),
-        )
+        for name, choice in run_choices(names, first, second).items():
+            self.control(name, choice)
         self.control(
             "site",
             W.Select(
@@ -85,16 +69,7 @@ class BimodalityExplorer(Explorer):
                 layout=W.Layout(width="26em"),
             ),
         )
-        self.control(
-            "step",
-            W.SelectionSlider(
-                options=steps,
-                value=steps[-1],
-                description="step",
-                continuous_update=False,
-                layout=wide,
-            ),
-        )
+        self.control("step", step_choice(steps))
         reads = ("run", "beside", "site", "step")
         pictures = {
             "histogram": self._draw_histogram,

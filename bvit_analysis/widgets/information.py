@@ -16,6 +16,7 @@ from bvit_analysis.plots.information import channels_at
 from bvit_analysis.plots.overlay import looks
 from bvit_analysis.records import AttentionExamples, Run
 from bvit_analysis.widgets.base import Explorer, fixed, read_runs, run_names
+from bvit_analysis.widgets.choices import run_choices, step_choice
 
 NONE = ""
 "Value of `beside` for no second run, and of a choice that has nothing to choose from."
@@ -47,24 +48,8 @@ class InformationExplorer(Explorer):
         steps = sorted({int(step) for one in counted for step in one}) or [0]
         start = None if first is None else dullest_site(listed[first])
         wide = W.Layout(width="24em")
-        self.control(
-            "run",
-            W.Dropdown(
-                options=[(name, name) for name in names] or [("no run", NONE)],
-                value=NONE if first is None else names[first],
-                description="run",
-                layout=wide,
-            ),
-        )
-        self.control(
-            "beside",
-            W.Dropdown(
-                options=[("nothing", NONE), *((name, name) for name in names)],
-                value=NONE if second is None else names[second],
-                description="beside",
-                layout=wide,
-            ),
-        )
+        for name, choice in run_choices(names, first, second).items():
+            self.control(name, choice)
         self.control(
             "site",
             W.Select(
@@ -75,16 +60,7 @@ class InformationExplorer(Explorer):
                 layout=W.Layout(width="26em"),
             ),
         )
-        self.control(
-            "step",
-            W.SelectionSlider(
-                options=steps,
-                value=steps[-1],
-                description="step",
-                continuous_update=False,
-                layout=wide,
-            ),
-        )
+        self.control("step", step_choice(steps))
         self.control(
             "image", W.Dropdown(options=[("no image", 0)], description="image", layout=wide)
         )
