@@ -14,7 +14,8 @@ import io
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,7 @@ MODEL_LIMITS = {
 "Fields of a header's model, beside its name, and the largest value of each."
 
 _KEYS = {"format", "version", "model", "recipe", "float_dtype", "data", "sites", "source", "sha256"}
-_DTYPES: dict[str, np.dtype] = {
-    "F32": np.dtype("<f4"),
-    "F16": np.dtype("<f2"),
-    "U8": np.dtype("u1"),
-}
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "U8": torch.uint8}
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 _TIMM_NAME = re.compile(r"[a-z]\w{0,99}(\.\w{1,99})?", re.ASCII)
 _NO_DIGEST = "0" * 64
@@ -66,7 +63,7 @@ class PackedFile:
     "The metadata, see the module's text."
     recipe: Recipe
     tensors: dict[str, Tensor]
-    "As stored, by name, in memory of their own."
+    "As stored, by name, in memory of their own; the methods that begin with take_ remove what they return."
 
     @property
     def sites(self) -> dict[str, tuple[int, int]]:
@@ -81,15 +78,53 @@ class PackedFile:
         """Return the packed weight of a binary linear, uint64 (O, ceil(I / 64))."""
         return words_of_rows(self.rows(site))
 
+    def take_words(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield site and packed weight as kernels read it, (W, O) int64, and forget each here.
+
+        Rows of whole words are transposed in the memory they were read into, by way of one buffer: a new one for each
+        site would lie elsewhere each time, and the process keeps every page that was touched once. numpy turns them,
+        as torch would take a buffer of its own for it.
+        """
+        largest = max((self.tensors[f"{site}.bits"].numel() for site in self.sites), default=0)
+        buffer = np.empty(largest // 8, np.int64)
+        for site in self.sites:
+            rows = self.tensors.pop(f"{site}.bits")
+            if rows.shape[1] % 8 or sys.byteorder == "big":
+                yield site, transposed(words_of_rows(rows.numpy()))
+                continue
+            words = rows.view(torch.int64)
+            turned = buffer[: words.numel()].reshape(words.shape[::-1])
+            turned[...] = words.numpy().T
+            words = words.view(turned.shape)
+            words.numpy()[...] = turned
+            yield site, words
+
     def weight_scale(self, site: str) -> Tensor:
         """Return the scale of a binary linear's weight, float32 (O,); ones where the recipe has none."""
         stored = self.tensors.get(f"{site}.weight_scale")
         return torch.ones(self.sites[site][0]) if stored is None else stored.float()
 
+    def take_weight_scale(self, site: str) -> Tensor:
+        """Return what weight_scale() does, and forget it here."""
+        scale = self.weight_scale(site)
+        self.tensors.pop(f"{site}.weight_scale", None)
+        return scale
+
+    def float_shapes(self) -> dict[str, torch.Size]:
+        """Return the shape of every other parameter by its name in the model's state dict."""
+        return {name: self.tensors[name].shape for name in self._float_names()}
+
     def float_tensors(self) -> dict[str, Tensor]:
         """Return every other parameter in float32 by its name in the model's state dict."""
+        return {name: self.tensors[name].float() for name in self._float_names()}
+
+    def take_float_tensors(self) -> dict[str, Tensor]:
+        """Return what float_tensors() does, and forget each here: float16 is let go as it is widened."""
+        return {name: self.tensors.pop(name).float() for name in self._float_names()}
+
+    def _float_names(self) -> list[str]:
         packed = _packed_names(self.sites, self.recipe)
-        return {name: value.float() for name, value in self.tensors.items() if name not in packed}
+        return [name for name in self.tensors if name not in packed]
 
 
 def _packed_names(sites: Iterable[str], recipe: Recipe) -> set[str]:
@@ -150,6 +185,11 @@ def read_packed(path: str | Path) -> PackedFile:
     except (DamagedFile, OSError, RuntimeError) as error:
         raise PackedFileError(f"packed model {path}: {shown(error)}") from error
     return PackedFile(path, header, recipe, tensors)
+
+
+def transposed(words: np.ndarray) -> Tensor:
+    """Turn packed rows (O, W) uint64 into what kernels read, (W, O) int64: torch has few uint64 operations."""
+    return torch.from_numpy(np.ascontiguousarray(words.T).view(np.int64))
 
 
 def container_bytes(
@@ -249,7 +289,7 @@ def _check_version(header: dict[str, Any]) -> None:
         )
 
 
-def _layout(index: dict[str, Any], payload: int) -> list[tuple[str, np.dtype, list[int]]]:
+def _layout(index: dict[str, Any], payload: int) -> list[tuple[str, torch.dtype, list[int]]]:
     """Return name, dtype and shape of the tensors in file order, which fill the payload without a gap."""
     found = []
     for name, entry in index.items():
@@ -263,8 +303,9 @@ def _layout(index: dict[str, Any], payload: int) -> list[tuple[str, np.dtype, li
         if not _naturals(shape) or not _naturals(offsets) or len(offsets) != 2 or len(shape) > 8:
             raise DamagedFile(f"has no valid shape for tensor {shown(repr(name))}; {_AGAIN}")
         found.append((offsets[0], offsets[1], name, _DTYPES[dtype], shape))
+    found.sort(key=lambda entry: entry[:3])
     end = 0
-    for begin, stop, name, kind, shape in sorted(found, key=lambda entry: entry[:3]):
+    for begin, stop, name, kind, shape in found:
         if begin != end or stop - begin != math.prod(shape) * kind.itemsize or stop > payload:
             raise DamagedFile(
                 f"is cut off, or claims more than it holds: tensor {shown(repr(name))} of shape {shown(shape)} does not"
@@ -273,7 +314,7 @@ def _layout(index: dict[str, Any], payload: int) -> list[tuple[str, np.dtype, li
         end = stop
     if end != payload:
         raise DamagedFile(f"holds {payload} bytes of tensors and describes {end}; {_AGAIN}")
-    return [(name, kind, shape) for _, _, name, kind, shape in sorted(found, key=lambda e: e[:3])]
+    return [(name, kind, shape) for _, _, name, kind, shape in found]
 
 
 def _naturals(value: Any) -> bool:
@@ -283,16 +324,19 @@ def _naturals(value: Any) -> bool:
 
 
 def _read_tensors(
-    file: io.BufferedReader, layout: list[tuple[str, np.dtype, list[int]]], digest: Any
+    file: io.BufferedReader, layout: list[tuple[str, torch.dtype, list[int]]], digest: Any
 ) -> dict[str, Tensor]:
+    """Read each tensor into memory of torch's own, where a model can keep it."""
     tensors = {}
     for name, dtype, shape in layout:
-        array = np.empty(shape, dtype)
+        tensors[name] = torch.empty(shape, dtype=dtype)
+        array = tensors[name].numpy()
         view = array.reshape(-1).view(np.uint8)
         if file.readinto(view.data) != view.size:
             raise DamagedFile(f"became shorter while it was read; {_AGAIN}")
         digest.update(view)
-        tensors[name] = torch.from_numpy(array)
+        if sys.byteorder == "big":  # the file is little
+            array.byteswap(inplace=True)
     return tensors
 
 

@@ -38,6 +38,7 @@ from bvit_analysis.packed_model import (
 from bvit_analysis.packed_run import pack_run, unpack
 from bvit_analysis.packing import pack_signs, unpack_signs
 from bvit_analysis.records import RunWriter
+from bvit_analysis.runtime import model as runtime_model
 
 RECIPES = {
     "baseline": get_recipe("baseline"),
@@ -224,6 +225,64 @@ def test_what_a_runtime_reads(packed):
     assert set(file.float_tensors()) == rest
     skeleton = build_skeleton(file)
     assert all(value.is_meta for value in skeleton.parameters())
+
+
+@pytest.mark.parametrize("width", [20, 64])
+def test_words_that_are_taken_are_those_of_the_rows_turned(width, tmp_path):
+    config = ModelConfig(patch_size=7, embed_dim=width, depth=1, num_heads=2)
+    model = shaken(build_model(config, img_size=28, in_chans=1, num_classes=10), "asm")
+    file = read_packed(save_packed(model, tmp_path / "m.bvit", meta=meta("asm")))
+    found = {name: file.words(name).T for name in file.sites}
+    places = {name: file.tensors[f"{name}.bits"].data_ptr() for name in file.sites}
+    for name, taken in file.take_words():
+        assert taken.is_contiguous()
+        np.testing.assert_array_equal(taken.numpy().view(np.uint64), found.pop(name))
+        # Rows of 20 or 80 columns have no room for whole words.
+        assert (taken.data_ptr() == places[name]) == (width == 64)
+        assert torch.equal(file.weight_scale(name), file.take_weight_scale(name))
+    assert found == {}
+    floats = file.float_tensors()
+    assert file.float_shapes() == {name: value.shape for name, value in floats.items()}
+    taken = file.take_float_tensors()
+    assert all(taken[name] is value for name, value in floats.items())
+    assert file.tensors == {}
+
+
+@pytest.mark.parametrize("recipe", ["binaryvit", RECIPES["no scale at all"]])
+def test_what_a_runtime_holds_is_what_was_read(recipe, tmp_path, monkeypatch):
+    config = ModelConfig(patch_size=7, embed_dim=64, depth=2, num_heads=2)
+    model = shaken(build_model(config, img_size=28, in_chans=1, num_classes=10), recipe)
+    path = save_packed(model, tmp_path / "m.bvit", meta=meta(recipe))
+    places, files = {}, []
+
+    def read(path):
+        files.append(read_packed(path))
+        for name, value in files[-1].tensors.items():
+            places[value.data_ptr()] = name
+        return files[-1]
+
+    monkeypatch.setattr(runtime_model, "read_packed", read)
+    runtime = runtime_model.load_runtime(path, backend="numpy")
+    assert files[0].tensors == {}  # nothing is kept beside the model
+    held = {**dict(runtime.named_parameters()), **dict(runtime.named_buffers())}
+    copied = {name.rpartition(".")[2] for name in held if held[name].data_ptr() not in places}
+    # Only what is computed from two or more stored values is new; a scale lies where the stored one lay.
+    computed = {"bias", "score_scale", "level", "value_scale"}
+    assert copied <= computed if recipe == "binaryvit" else copied <= {*computed, "scale"}
+    with torch.no_grad():
+        assert torch.equal(runtime(images()), model(images()))
+
+
+def test_a_runtime_shares_nothing_with_the_model_it_was_made_from(packed):
+    for model in (small(), load_packed(packed), load_packed_without_scales(packed.parent)):
+        theirs = {value.data_ptr() for value in model.state_dict().values()}
+        runtime = runtime_model.load_runtime(model, backend="numpy")
+        assert not theirs & {value.data_ptr() for value in runtime.state_dict().values()}
+
+
+def load_packed_without_scales(folder: Path) -> nn.Module:
+    recipe = Recipe(activation_scale=False)  # so the output's scale is the weight's alone
+    return load_packed(save_packed(small(recipe), folder / "w.bvit", meta=meta(recipe)))
 
 
 def test_another_reader_of_safetensors_reads_it(packed):
@@ -619,6 +678,9 @@ HOSTILE_INDEXES = {
     "huge": lambda i: i["norm.bias"].update(shape=[2**62]),
     "huge and agreed": lambda i: i["norm.bias"].update(shape=[2**34], data_offsets=[0, 2**36]),
     "product": lambda i: i["norm.bias"].update(shape=[2**33, 2**33, 0]),
+    "product of nothing": lambda i: i.update(
+        more={"dtype": "F32", "shape": [2**33, 2**33, 0], "data_offsets": [0, 0]}
+    ),
     "dimensions": lambda i: i["norm.bias"].update(shape=[1] * 70 + [20]),
     "shape": lambda i: i["norm.bias"].update(shape=[4, 5]),
     "negative": lambda i: i["norm.bias"].update(shape=[-20]),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bvit_analysis.certificate import compare_logits
 from bvit_analysis.checkpoints import save_checkpoint
 from bvit_analysis.cli import main
 from bvit_analysis.config import ModelConfig, get_recipe, get_scale, to_dict
@@ -17,7 +18,6 @@ from bvit_analysis.errors import ConfigError
 from bvit_analysis.packed_model import save_packed
 from bvit_analysis.parity import (
     certify_packed,
-    compare_logits,
     parity_certificate,
     random_batches,
     random_weights,
@@ -115,6 +115,25 @@ def test_differences_by_hand() -> None:
     assert certificate.max_absolute == 1.5
     assert certificate.max_relative == max(1.5 / 8, 0.5 / 3)
     assert not certificate.passed
+
+
+def test_a_program_that_differs_from_its_layers_is_seen(model: nn.Module) -> None:
+    runtime = load_runtime(model)
+    images_seen = images()
+    runtime(
+        images_seen
+    )  # now there is a program, which holds addresses of the weights it was written with
+    blocks = runtime.get_submodule("skeleton.blocks")
+    assert parity_certificate(model, runtime, images_seen).changed_by_watching == 0
+    layer = runtime.get_submodule("skeleton.blocks.1.mlp.fc1")
+    with torch.inference_mode():
+        layer.scale = 2 * layer.scale
+    certificate = parity_certificate(model, runtime, images_seen)
+    if blocks.by_layer is None:
+        assert certificate.changed_by_watching == 6
+        assert not certificate.passed
+        assert "other while watched 6 of 6" in str(certificate)
+    assert certificate.differing  # the layers themselves are wrong too
 
 
 def test_small_differences_pass() -> None:

@@ -1,36 +1,93 @@
 """The blocks of a packed ViT, run on a few images at a time: their activations stay in the processor's cache.
 
-Shape letters: B images, N tokens, D channels.
+Shape letters: B images, N tokens, C channels.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+
 import torch
 from torch import Tensor, nn
 
+from bvit_analysis.runtime.block_programs import BlockProgram, Untouched, why_not
+from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
 from bvit_analysis.runtime.layers import PackedLinear
+from bvit_analysis.runtime.threads import thread_count
 
-CHUNK_BYTES = 6 * 2**20
-"Of a chunk's widest activation: 5 images of a DeiT-S at 224 pixels, two thirds of the time that each of 32 takes."
+CHUNK_BYTES = 3 * 2**20
+"Of a chunk's widest activation: 2 images of a DeiT-S at 224 pixels; more are hardly faster, and take more memory."
+_SPARE = 2  # programs, each with its memory, that are kept for the next call
 
 
-class PackedBlocks(nn.Sequential):
+class PackedBlocks(HoldsPrograms, nn.Sequential):
     """Run all blocks on a part of the batch, then on the next; images do not meet in a block, so no result changes.
+
+    With compiled kernels all blocks are one program, unless it cannot be written (`by_layer` says why) or somebody
+    watches a layer: then the modules run one by one, with the same result to the bit.
 
     Args:
         blocks: The blocks, in order; kept under the names 0, 1, ...
 
     Shape:
-        Input and output (B, N, D).
+        Input and output (B, N, C), float32, on the CPU.
     """
 
     def __init__(self, *blocks: nn.Module) -> None:
         super().__init__(*blocks)
         linears = [module for module in self.modules() if isinstance(module, PackedLinear)]
         self.widest = max((layer.out_features for layer in linears), default=1)
+        self.by_layer: str | None = "no backend was chosen yet"
+        self.forget()
+
+    def forget(self) -> None:
+        self._programs: KeptPrograms[BlockProgram] = KeptPrograms(_SPARE)
+        self._untouched: Untouched | None = None
+
+    def choose(self, backend: str) -> None:
+        """Take a backend: 'numba', which runs programs, or 'numpy', which runs the modules."""
+        self.forget()
+        self.by_layer = f"backend {backend}" if backend != "numba" else why_not(list(self))
 
     def forward(self, x: Tensor) -> Tensor:
-        size = max(1, CHUNK_BYTES // (4 * self.widest * max(1, x.shape[1])))
+        size = self.images_at_once(x.shape[1])
+        if self.by_layer is None and self._plain(x):
+            return self._run(x.contiguous(), size)
         if len(x) <= size:
             return super().forward(x)
         return torch.cat([super(PackedBlocks, self).forward(chunk) for chunk in x.split(size)])
+
+    def images_at_once(self, tokens: int) -> int:
+        """Return the images of a chunk."""
+        return max(1, CHUNK_BYTES // (4 * self.widest * max(1, tokens)))
+
+    def timed(self, x: Tensor) -> dict[str, float]:
+        """Run a program on x (B, N, C) operation by operation; return the seconds of each part."""
+        assert self.by_layer is None
+        with self._program(x) as program:
+            return program.timed(x.contiguous().numpy())
+
+    def _plain(self, x: Tensor) -> bool:
+        if self._untouched is None:
+            self._untouched = Untouched(list(self))
+        unfit = x.dtype != torch.float32 or x.dim() != 3 or 0 in x.shape or x.requires_grad
+        return not unfit and self._untouched()
+
+    def _run(self, x: Tensor, size: int) -> Tensor:
+        out = torch.empty_like(x)
+        parts = [(x, out)]
+        if len(x) > size:
+            parts = list(zip(x.split(size), out.split(size), strict=True))
+        for chunk, place in parts:
+            with self._program(chunk) as program:
+                program.run(chunk.numpy(), place.numpy())
+        return out
+
+    def _program(self, x: Tensor) -> AbstractContextManager[BlockProgram]:
+        key = images, tokens, threads = len(x), x.shape[1], thread_count()
+        return self._programs.lent(
+            key, lambda: BlockProgram(list(self), images=images, tokens=tokens, threads=threads)
+        )
+
+    def extra_repr(self) -> str:
+        return "one program" if self.by_layer is None else f"layer by layer: {self.by_layer}"

@@ -14,25 +14,27 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import math
 import os
-import threading
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy import ndarray
 
 from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
 from bvit_analysis.runtime import numpy_kernels, threads
+from bvit_analysis.runtime.compilation import tile_columns
+from bvit_analysis.runtime.programs import (
+    Finish,
+    Input,
+    Program,
+    Scores,
+    address,
+    constant,
+    padded,
+)
 
 BACKENDS = ("numba", "numpy")
-
-# Work that is worth one more thread: about 35 us on a core with AVX-512, as long as waking it takes.
-_BITS_A_THREAD = 5e7
-_FLOATS_A_THREAD = 6e5
-_SCORES_A_THREAD = 8e4
-
-_compiling = threading.Lock()
 
 ExactBits = Callable[[ndarray, ndarray], ndarray]
 "From integer scores (R, N) and the head of each row (R,) to bits (R, N): decides the rows near a tie."
@@ -100,18 +102,15 @@ def sign_pack(
             )
     if choose_backend(backend) == "numpy":
         return numpy_kernels.sign_pack(x, add, rows_per_image, heads)
-    each = inputs // heads
-    out = np.empty((rows, heads * -(-each // 64)), np.uint64)
+    out = np.empty((rows, heads * -(-(inputs // heads) // 64)), np.uint64)
     if add is None:
-        add = _constant(inputs, -0.0)
-    if add.ndim == 1:
-        add, rows_per_image = add[None], max(1, rows)
-    kernel = _compiled("sign_pack")
-
-    def part(first: int, last: int) -> None:
-        kernel(x, add, rows_per_image, heads, each, out, first, last)
-
-    _spread(part, rows, rows * inputs / _FLOATS_A_THREAD)
+        add = constant(inputs, -0.0)
+    each = max(1, rows) if add.ndim == 1 else rows_per_image
+    program = Program(threads.thread_count())
+    stride = x.strides[0] // 4 if rows > 1 else inputs
+    source = Input(address(x), stride, inputs, address(add), each, address(out), heads)
+    program.sign(source, rows, "sign")
+    program.run()
     return out
 
 
@@ -164,30 +163,23 @@ def linear(
         parts = max(1, inputs // outputs)
     if choose_backend(backend) == "numpy":
         return numpy_kernels.linear(a, weight, n_in, scale, bias, shortcut, slope, zeta)
-    columns = _columns()
-    padded = -(-outputs // columns) * columns
+    length = -(-outputs // tile_columns()) * tile_columns()
     # what is missing is replaced by what changes no float
-    scale, bias = _padded(scale, 1.0, padded), _padded(bias, -0.0, padded)
-    slope, zeta = _padded(slope, 1.0, padded), _padded(zeta, -0.0, padded)
+    finish = Finish(
+        padded(scale, 1.0, length),
+        padded(bias, -0.0, length),
+        padded(slope, 1.0, length),
+        padded(zeta, -0.0, length),
+        address(shortcut),
+        parts,
+        0 if shortcut is None else shortcut.shape[1],
+    )
     a, weight = np.ascontiguousarray(a), np.ascontiguousarray(weight)
     out = np.empty((rows, outputs), np.float32)
-    x = out[:0] if shortcut is None else shortcut
-    kernel = _compiled("linear")
-    worth = rows * outputs * (n_in + 128) / _BITS_A_THREAD
-    if rows < 8 and outputs >= 8 * columns:
-
-        def part(first: int, last: int) -> None:
-            kernel(a, weight, n_in, scale, bias, slope, zeta, x, parts, out, 0, rows, first, last)
-
-        _spread(part, outputs, worth, columns)
-    else:
-
-        def part(first: int, last: int) -> None:
-            kernel(
-                a, weight, n_in, scale, bias, slope, zeta, x, parts, out, first, last, 0, outputs
-            )
-
-        _spread(part, rows, worth, 4)
+    program = Program(threads.thread_count())
+    source = Input(0, 0, n_in, 0, 1, address(a))
+    program.linear(source, rows, weight, finish, address(out), "linear")
+    program.run()
     return out
 
 
@@ -207,7 +199,7 @@ def attention(
     """Attend on packed heads: context = value_scale * (bits @ sign(v)), bits = [2 softmax(scores) >= level].
 
     Scores are the integer q k^T times score_scale. softmax is a table of the d + 1 values a score can have; rows
-    with |2 p - level| < 1e-4 level, or whose sum is not finite, are given to `exact_bits`.
+    with |2 p - level| < margin level (tie_margin), or whose sum is not finite, are given to `exact_bits`.
 
     Args:
         q: Packed queries as `sign_pack(..., heads=h)` returns them, (M, h W); k and v alike.
@@ -228,24 +220,31 @@ def attention(
             f"q, k and v must be of shape (images x {tokens}, {shape[1]}) for {heads} heads of {head_dim} channels,"
             f" got {q.shape}, {k.shape} and {v.shape}"
         )
-    rules = _rules(score_scale, level, head_dim)
+    rules = rules_of(score_scale, level, head_dim)
+    margin = tie_margin(score_scale, level, head_dim, tokens)
     if choose_backend(backend) == "numpy":
-        out, near = numpy_kernels.attention(q, k, v, tokens, head_dim, *rules, value_scale)
+        out, near = numpy_kernels.attention(q, k, v, tokens, head_dim, *rules, margin, value_scale)
     else:
         q, k, v = (np.ascontiguousarray(words) for words in (q, k, v))
         images = len(q) // tokens
-        values = np.repeat(value_scale.astype(np.float32)[:, None], _columns(), axis=1)
         out = np.empty((len(q), heads * head_dim), np.float32)
         near = np.zeros((images, heads, tokens), bool)
-        kernel = _compiled("attention")
-
-        def part(first: int, last: int) -> None:
-            kernel(q, k, v, tokens, head_dim, *rules, values, out, near, first, last)
-
-        work = images * heads * tokens * tokens
-        _spread(part, images * heads, work / _SCORES_A_THREAD)
+        program = Program(threads.thread_count())
+        scores = Scores(*rules, lanes_of(value_scale), np.array([margin]))
+        program.attend(
+            (address(q), address(k), address(v)),
+            q.shape[1],
+            images,
+            tokens,
+            head_dim,
+            scores,
+            address(out),
+            address(near),
+            "attention",
+        )
+        program.run()
     if exact_bits is not None and near.any():
-        _settle(out, near, q, k, v, head_dim, value_scale, exact_bits)
+        settle(out, near, q, k, v, head_dim, value_scale, exact_bits)
     return out
 
 
@@ -258,8 +257,9 @@ def attention_bits(
     scores: ndarray, score_scale: ndarray, level: ndarray | None, head_dim: int
 ) -> tuple[ndarray, ndarray]:
     """Return the bits (B, h, N, N) of integer scores and the rows near a tie (B, h, N); plain numpy, to look at."""
+    margin = tie_margin(score_scale, level, head_dim, scores.shape[-1])
     return numpy_kernels.bits_of_counts(
-        (head_dim - scores) // 2, *_rules(score_scale, level, head_dim)
+        (head_dim - scores) // 2, *rules_of(score_scale, level, head_dim), margin
     )
 
 
@@ -276,67 +276,36 @@ def popcount_ceiling() -> float:
     return ceiling.popcount_ceiling()
 
 
-@functools.cache
-def _compiled(name: str) -> Callable[..., Any]:
-    """Load or compile a kernel; importing numba, about half a second, waits until here."""
-    from bvit_analysis.runtime import jit, numba_kernels, numba_sign
-
-    known: dict[str, tuple[Callable[..., Any], Any]] = {
-        "sign_pack": numba_sign.SIGN_PACK,
-        "linear": numba_kernels.LINEAR,
-        "attention": numba_kernels.ATTENTION,
-    }
-    with _compiling:
-        return jit.compiled(*known[name])
-
-
-@functools.cache
-def _columns() -> int:
-    from bvit_analysis.runtime import numba_kernels
-
-    return numba_kernels.COLUMNS
-
-
-def _spread(part: Callable[[int, int], None], count: int, worth: float, multiple: int = 1) -> None:
-    """Run part(first, last) over 0..count on as many threads as torch has and the work is worth."""
-    if count == 0:
-        return
-    number = min(threads.thread_count(), int(worth)) if worth >= 2 else 1
-    if number == 1:
-        part(0, count)
-    else:
-        # more pieces than threads: one that wakes late, or shares its core, keeps no other waiting
-        threads.run(part, threads.ranges(count, min(3 * number, int(2 * worth)), multiple), number)
-
-
 def _floats(x: ndarray) -> ndarray:
     """Return x, (M, I) float32, with rows that are contiguous; strided rows stay where they are."""
     if x.ndim != 2 or x.dtype != np.float32:
         raise ConfigError(
             f"x must be of shape (rows, channels) and float32, got {x.shape} {x.dtype}; flatten or convert it"
         )
-    if x.flags.aligned and (x.strides[1] == 4 or x.shape[1] == 1):
+    rows_apart = len(x) < 2 or x.strides[0] >= 4 * x.shape[1]  # neither turned round nor repeated
+    if x.flags.aligned and rows_apart and (x.strides[1] == 4 or x.shape[1] == 1):
         return x
     return np.array(x, order="C")
 
 
-def _padded(vector: ndarray | None, neutral: float, length: int) -> ndarray:
-    """Return a vector as contiguous float32 of a length, or the neutral number that often."""
-    if vector is None:
-        return _constant(length, neutral)
-    vector = np.ascontiguousarray(vector, np.float32)
-    return vector if len(vector) == length else np.resize(vector, length)
+def lanes_of(value_scale: ndarray) -> ndarray:
+    """Return a head's scale in each lane of a tile, (h, columns) float32."""
+    return np.repeat(value_scale.astype(np.float32)[:, None], tile_columns(), axis=1)
 
 
-@functools.lru_cache(maxsize=64)
-def _constant(length: int, value: float) -> ndarray:
-    """Return one number that often, read-only; adding -0.0 changes no float, nor does multiplying by 1."""
-    constant = np.full(length, value, np.float32)
-    constant.flags.writeable = False
-    return constant
+def tie_margin(score_scale: ndarray, level: ndarray | None, head_dim: int, tokens: int) -> float:
+    """Return by what share of its value a probability of torch's float32 softmax may be wrong, from above.
+
+    Units in the last place: 2 max|x| for the exponents x - max, 32 for scores, exp and quotient, N / 4 for a sum of N
+    terms in at least four lanes; the total doubled. Infinite where numbers of float32 end, so that torch decides.
+    """
+    scale = float(np.abs(score_scale).max(initial=0))
+    margin = 2.0**-23 * (4 * head_dim * scale + 32 + tokens / 4)
+    smallest = 1.0 if level is None else float(level.min(initial=1))
+    return margin if margin < 0.1 and smallest > 1e-30 else math.inf
 
 
-def _rules(
+def rules_of(
     score_scale: ndarray, level: ndarray | None, head_dim: int
 ) -> tuple[ndarray, ndarray, ndarray]:
     """Return per head the table of exp over counts 0..d, the level, and the limit (-2: by the table)."""
@@ -353,7 +322,7 @@ def _rules(
     return table, np.zeros(len(table)), limit
 
 
-def _settle(
+def settle(
     out: ndarray,
     near: ndarray,
     q: ndarray,
@@ -372,10 +341,10 @@ def _settle(
     counts = np.bitwise_count(queries[:, None] ^ keys).sum(-1, dtype=np.int32)
     bits = exact_bits(head_dim - 2 * counts, head)
     values = v.reshape(-1, tokens, heads, words)[image, :, head].astype("<u8").view(np.uint8)
-    signs = (
-        2 * np.unpackbits(values, axis=-1, bitorder="little")[..., :head_dim].astype(np.int32) - 1
-    )
-    exact = np.einsum("rn,rnd->rd", bits.astype(np.int32), signs)
+    ones = np.unpackbits(values, axis=-1, bitorder="little")[..., :head_dim]  # (R, N, d)
+    # sums of at most 2^24 ones are exact in float32, whose products are the fast ones
+    chosen = bits.astype(np.float32)[:, None]
+    exact = 2 * (chosen @ ones.astype(np.float32))[:, 0] - chosen.sum(axis=-1)
     with np.errstate(all="ignore"):
-        rows = exact.astype(np.float32) * value_scale[head, None]
+        rows = exact * value_scale[head, None]
     out.reshape(-1, tokens, heads, head_dim)[image, token, head] = rows

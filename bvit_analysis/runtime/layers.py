@@ -21,8 +21,19 @@ from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.layers.shift import BinarySign, BottleneckShift, StaticShift, TokenMeanShift
+from bvit_analysis.layers.shift import (
+    BinarySign,
+    BottleneckShift,
+    StaticShift,
+    TokenMeanShift,
+    token_mean,
+)
 from bvit_analysis.runtime import kernels
+from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.runtime.layer_programs import LinearProgram, averaged_parts, why_not_linear
+from bvit_analysis.runtime.threads import thread_count
+
+_SPARE = 2  # programs of a layer that are kept
 
 Observer = Callable[[np.ndarray], None]
 "Is given the decisions of one call as booleans, for the parity certificate; None costs nothing."
@@ -35,8 +46,7 @@ def added_by(shift: nn.Module, x: Tensor) -> np.ndarray | None:
         UnsupportedModelError: If the shift is of a type that is not known here.
     """
     if isinstance(shift, TokenMeanShift):
-        # torch's mean on the layer's own layout: its sums depend on it in the last bit
-        mean = x.mean(dim=1).numpy()
+        mean = token_mean(x).numpy()
         learned = shift._parameters  # a module's own attribute look-up takes longer than the sums
         with np.errstate(all="ignore"):  # an image that is not finite is no mistake here
             return _array(learned["bias"]) - _array(learned["share"]) * mean
@@ -102,13 +112,13 @@ class PackedSign(nn.Module):
         return f"dim={self.dim}, heads={self.heads}"
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(HoldsPrograms):
     """Compute what a BinaryLinear in eval mode computes, from packed weights: y = f(s P + bias + shortcut(x)).
 
     P is the integer product by XNOR and popcount, s = weight scale times input scale; -gamma of RPReLU is in the bias.
 
     Args:
-        layer: The simulated layer; its weight may be on the meta device, it is not read.
+        layer: The simulated layer, taken over; its weight may be on the meta device, it is not read.
         words: Packed weight, transposed: (W, O) int64, bit j of [w, o] is the sign of input 64 w + j of output o.
         scale: s, (O,), float32.
 
@@ -129,6 +139,7 @@ class PackedLinear(nn.Module):
         self.shortcut = layer.shortcut
         self.sign = PackedSign(layer.sign)
         self.backend: str | None = None
+        self.forget()
         bias: Tensor | None = layer.bias
         slope: Tensor | None = None
         zeta: Tensor | None = None
@@ -141,11 +152,30 @@ class PackedLinear(nn.Module):
             self.activation = layer.activation
         self.register_buffer("words", words.contiguous())
         for name, value in (("scale", scale), ("bias", bias), ("slope", slope), ("zeta", zeta)):
-            kept = None if value is None else value.detach().clone().contiguous()
-            self.register_buffer(name, kept)
+            # not cloned: nobody else keeps the layer, and a model file's vectors would be held twice while it loads
+            self.register_buffer(name, None if value is None else value.detach().contiguous())
+
+    def forget(self) -> None:
+        self._programs: KeptPrograms[LinearProgram] = KeptPrograms(_SPARE)
+        self._by_kernel: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         check_input(self, x, self.in_features)
+        if self._by_kernel is None:
+            numpy = kernels.choose_backend(self.backend) == "numpy"
+            self._by_kernel = numpy or why_not_linear(self) is not None
+        sign = self.sign
+        watched = sign.observer is not None or sign._forward_hooks or sign._forward_pre_hooks
+        if self._by_kernel or watched or 0 in x.shape:
+            return self._kernel_by_kernel(x)
+        images, tokens, _ = x.shape
+        out = torch.empty(images, tokens, self.out_features)
+        key = images, tokens, thread_count()
+        with self._programs.lent(key, lambda: LinearProgram(self, *key)) as program:
+            program.run(x.contiguous(), out)
+        return out
+
+    def _kernel_by_kernel(self, x: Tensor) -> Tensor:
         images, tokens, inputs = x.shape
         flat = x.reshape(images * tokens, inputs)
         buffers = (
@@ -168,9 +198,8 @@ class PackedLinear(nn.Module):
     def _shortcut(self, flat: Tensor) -> np.ndarray | None:
         if not self.shortcut:
             return None
-        parts = self.in_features // self.out_features
-        if parts >= 16 or (parts > 1 and self.out_features == 1):
-            # the kernel adds parts one by one; torch adds so many in another order
+        if averaged_parts(self) is None:
+            parts = self.in_features // self.out_features
             return flat.unflatten(-1, (parts, self.out_features)).mean(dim=-2).numpy()
         return flat.numpy()
 

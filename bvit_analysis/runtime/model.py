@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import collections
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
+from bvit_analysis.packed_file import PackedFile, transposed
 from bvit_analysis.packed_model import build_skeleton, read_packed
 from bvit_analysis.packing import pack_signs
 from bvit_analysis.runtime import kernels
+from bvit_analysis.runtime.block_programs import Untouched, works_image_by_image
 from bvit_analysis.runtime.blocks import PackedBlocks
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear, PackedSign
+from bvit_analysis.runtime.threads import lent_threads
 
 _HOOKS = (
     "_forward_hooks",
@@ -53,17 +57,49 @@ class PackedModel(nn.Module):
     def __init__(self, skeleton: nn.Module, *, backend: str | None = None) -> None:
         super().__init__()
         self.skeleton = skeleton
+        self._untouched: Untouched | None = None
         self.backend = kernels.choose_backend(backend)
-        for module in self.packed_layers():
-            module.backend = self.backend
+        for layer in self.packed_layers():
+            layer.backend = self.backend
+        self.eval()
+        for module in self.modules():
+            if isinstance(module, PackedBlocks):
+                module.choose(self.backend)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         self._check(images)
-        with torch.no_grad():
-            return self.skeleton(images)
+        size = self._images_at_once()
+        with torch.no_grad(), nullcontext() if size is None else lent_threads():
+            if size is None or len(images) <= size:
+                return self.skeleton(images)
+            return self._in_parts(images, size)
+
+    def _in_parts(self, images: Tensor, size: int) -> Tensor:
+        """Compute features some images at a time, so that memory does not grow with the batch.
+
+        The head takes the whole batch: torch adds in another order for another number of rows.
+        """
+        vit: Any = self.skeleton
+        features = [
+            # a copy: what pooling returns may be a view that keeps all tokens alive
+            vit.forward_head(vit.forward_features(part), pre_logits=True).clone()
+            for part in images.split(size)
+        ]
+        return vit.head(torch.cat(features))
+
+    def _images_at_once(self) -> int | None:
+        """Return how many images a part of the batch has, None where only the whole may be computed."""
+        vit: Any = self.skeleton
+        blocks = getattr(vit, "blocks", None)
+        if not isinstance(blocks, PackedBlocks) or blocks.by_layer or not works_image_by_image(vit):
+            return None
+        if self._untouched is None:
+            self._untouched = Untouched([vit])
+        tokens = vit.patch_embed.num_patches + vit.num_prefix_tokens
+        return blocks.images_at_once(tokens) if self._untouched() else None
 
     def packed_layers(self) -> Iterator[PackedLinear | PackedAttention | PackedSign]:
         """Yield the layers that compute with bits, in module order."""
@@ -142,8 +178,8 @@ def load_runtime(source: str | Path | nn.Module, *, backend: str | None = None) 
     return PackedModel(_pack_layers(skeleton, weights), backend=backend)
 
 
-Weights = dict[str, tuple[Tensor, Tensor]]
-"Site -> packed weight, transposed (W, O) int64, and output scale (O,) float32."
+Weights = Iterable[tuple[str, Tensor, Tensor]]
+"Site, packed weight, transposed (W, O) int64, and output scale (O,) float32, in memory that no other model has."
 
 
 def _from_model(model: nn.Module) -> tuple[nn.Module, Weights]:
@@ -159,10 +195,11 @@ def _from_model(model: nn.Module) -> tuple[nn.Module, Weights]:
             f"a packed model computes in float32, got parameters in {', '.join(sorted(odd))}; use model.float()"
         )
     # Packed before the copy, which shares the latent weights instead of holding each a second time.
-    weights = {}
+    weights = []
     for name, layer in layers.items():
         signs = (layer.latent().detach() >= 0).cpu().numpy()
-        weights[name] = _words(pack_signs(signs)), layer.output_scale().detach().squeeze(1).cpu()
+        scale = layer.output_scale().detach().squeeze(1).to("cpu", copy=True)
+        weights.append((name, transposed(pack_signs(signs)), scale))
     shared: dict[int, object] = {id(layer.weight): layer.weight for layer in layers.values()}
     for module in model.modules():
         for hooks in _HOOKS:
@@ -174,24 +211,25 @@ def _from_file(path: str | Path) -> tuple[nn.Module, Weights]:
     """Build the skeleton of a packed file, whose block weights stay on the meta device."""
     file = read_packed(path)
     skeleton = build_skeleton(file)
-    skeleton.load_state_dict(file.float_tensors(), strict=False, assign=True)
-    weights = {}
-    for name in file.sites:
+    skeleton.load_state_dict(file.take_float_tensors(), strict=False, assign=True)
+    return skeleton.eval(), _weights(file, skeleton)
+
+
+def _weights(file: PackedFile, skeleton: nn.Module) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yield the weights of a packed file one by one, so that what a layer leaves behind is of use to the next."""
+    for name, words in file.take_words():
         layer = skeleton.get_submodule(name)
         assert isinstance(layer, BinaryLinear)
-        layer.fixed_scale = file.weight_scale(name)
-        weights[name] = _words(file.words(name)), layer.output_scale().detach().squeeze(1)
-    return skeleton.eval(), weights
-
-
-def _words(rows: np.ndarray) -> Tensor:
-    """Transpose packed rows (O, W) uint64 to what the kernel reads, (W, O) int64: torch has few uint64 operations."""
-    return torch.from_numpy(np.ascontiguousarray(rows.T).view(np.int64))
+        scale = layer.fixed_scale = file.take_weight_scale(name)
+        # output_scale() in the stored scale's place: torch's aligned memory does not fit into what another layer let go.
+        if layer.log_input_scale is not None:
+            scale.mul_(layer.log_input_scale.detach().exp())
+        yield name, words, scale
 
 
 def _pack_layers(skeleton: nn.Module, weights: Weights) -> nn.Module:
     """Replace every binary layer in place; attentions come last, as they hold two of the linears."""
-    for name, (words, scale) in weights.items():
+    for name, words, scale in weights:
         layer = skeleton.get_submodule(name)
         assert isinstance(layer, BinaryLinear)
         packed = PackedLinear(layer, words, scale)

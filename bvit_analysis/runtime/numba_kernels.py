@@ -15,7 +15,7 @@ from numba import types
 from numba.core import cgutils
 from numpy import ndarray
 
-from bvit_analysis.runtime.jit import LANES, array, compiled, intrinsic
+from bvit_analysis.runtime.jit import LANES, called, intrinsic
 
 _I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -81,11 +81,12 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
     """Make the tile: out = float(base - 2 count) * scale, and the rest of a linear layer where `layer`.
 
     Its arguments: address and stride of the packed rows, of the packed columns, the words; base (one i64 a row) and
-    its stride; scale, bias, slope, zeta; shortcut and its stride; out and its stride.
+    its stride; scale, bias, slope, zeta; shortcut, residual and out, each with its stride.
     """
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        base, base_stride, scale, bias, slope, zeta, short, short_stride, out, out_stride = args[5:]
+        base, base_stride, scale, bias, slope, zeta = args[5:11]
+        short, short_stride, residual, residual_stride, out, out_stride = args[11:]
         counts = _counts(builder, operation, rows, args[:5])
         floats = ir.VectorType(_F32, 2 * LANES)
         zero = ir.Constant(floats, [0.0] * (2 * LANES))
@@ -114,6 +115,8 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
                     above = builder.fcmp_ordered(">", y, zero)
                     y = builder.select(above, y, builder.fmul(slopes, y))
                     y = builder.fadd(y, zetas)
+                    of_row = builder.add(builder.mul(residual_stride, number), column)
+                    y = builder.fadd(vector(residual, of_row), y)
                 of_row = builder.add(builder.mul(out_stride, number), column)
                 builder.store(y, _address(builder, out, of_row, floats), align=4)
         return context.get_dummy_value()
@@ -121,9 +124,10 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
     @intrinsic
     def tile(
         typing: Any, a: Any, an: Any, w: Any, wn: Any, words: Any, base: Any, bn: Any,
-        scale: Any, bias: Any, slope: Any, zeta: Any, short: Any, sn: Any, out: Any, on: Any,
+        scale: Any, bias: Any, slope: Any, zeta: Any, short: Any, sn: Any, residual: Any, rn: Any,
+        out: Any, on: Any,
     ) -> Any:  # fmt: skip
-        return types.void(*[types.int64] * 15), generate
+        return types.void(*[types.int64] * 17), generate
 
     return tile
 
@@ -176,14 +180,16 @@ def _at_most(typing: Any, counts: Any, limit: Any) -> Any:
     return types.uint64(types.int64, types.int64), generate
 
 
-def _linear(
+@called
+def linear(
     a: ndarray, weight: ndarray, n_in: int, scale: ndarray, bias: ndarray, slope: ndarray,
-    zeta: ndarray, x: ndarray, parts: int, out: ndarray, first: int, last: int, left: int, right: int,
+    zeta: ndarray, x: ndarray, parts: int, residual: ndarray, out: ndarray, first: int, last: int,
+    left: int, right: int,
 ) -> int:  # fmt: skip
     """Fill rows first..last and columns left..right (left a multiple of COLUMNS) of out.
 
     scale, bias, slope and zeta are padded to whole tiles; x is the shortcut, (M, S), and parts the S / O of a mean,
-    1 for x itself or repeated, 0 for none.
+    1 for x itself or repeated, 0 for none; residual is (M, O), which may be out itself, or (0, O) for none.
     """
     words, outputs = weight.shape
     inputs = x.shape[1]
@@ -193,10 +199,13 @@ def _linear(
         for column in range(whole, outputs):
             tail[word, column - whole] = weight[word, column]
     short = np.full((ROWS, COLUMNS), np.float32(-0.0))  # adding -0.0 changes no float
+    nothing = np.full(COLUMNS, np.float32(-0.0))
+    rest = np.empty((ROWS, COLUMNS), np.float32)
     spare = np.empty((ROWS, COLUMNS), np.float32)
     base = np.full(1, n_in, np.int64)
     at_a, at_x, at_out = a.ctypes.data, x.ctypes.data, out.ctypes.data
     at_base, at_short, at_spare = base.ctypes.data, short.ctypes.data, spare.ctypes.data
+    at_residual, at_nothing, at_rest = residual.ctypes.data, nothing.ctypes.data, rest.ctypes.data
     at_scale, at_bias = scale.ctypes.data, bias.ctypes.data
     at_slope, at_zeta = slope.ctypes.data, zeta.ctypes.data
     direct = parts == 1 and inputs % COLUMNS == 0
@@ -218,25 +227,33 @@ def _linear(
                 elif parts > 0:
                     _gather(x, parts, outputs, row, rows, column, width, short)
                 to, to_stride = at_spare, 4 * COLUMNS
+                r, r_stride = at_nothing, 0
                 if full:
                     to, to_stride = at_out + 4 * (row * outputs + column), 4 * outputs
+                    if len(residual) > 0:
+                        r, r_stride = at_residual + 4 * (row * outputs + column), 4 * outputs
+                elif len(residual) > 0:
+                    r, r_stride = at_rest, 4 * COLUMNS
+                    for i in range(rows):
+                        for j in range(width):
+                            rest[i, j] = residual[row + i, column + j]
                 at = at_a + 8 * words * row
                 one = (at, 8 * words, w, w_stride, words, at_base, 0)
                 two = (at_scale + c, at_bias + c, at_slope + c, at_zeta + c)
                 if rows == ROWS:
-                    _layer_tile(*one, *two, s, s_stride, to, to_stride)
+                    _layer_tile(*one, *two, s, s_stride, r, r_stride, to, to_stride)
                 else:
-                    _layer_row(*one, *two, s, s_stride, to, to_stride)
+                    _layer_row(*one, *two, s, s_stride, r, r_stride, to, to_stride)
                 if not full:
                     for i in range(rows):
                         for j in range(width):
                             out[row + i, column + j] = spare[i, j]
                 row += rows
     # the addresses above keep nothing alive by themselves
-    return base[0] + tail.size + short.size + spare.size
+    return base[0] + tail.size + short.size + spare.size + nothing.size + rest.size
 
 
-@compiled
+@called
 def _gather(
     x: ndarray, parts: int, outputs: int, row: int, rows: int, column: int, width: int,
     short: ndarray,
@@ -260,14 +277,19 @@ def _gather(
                 short[i, j] /= np.float32(parts)
 
 
-def _attention(
+@called
+def attention(
     q: ndarray, k: ndarray, v: ndarray, tokens: int, head_dim: int, table: ndarray,
-    level: ndarray, limit: ndarray, values: ndarray, out: ndarray, near: ndarray, first: int,
-    last: int,
+    level: ndarray, limit: ndarray, values: ndarray, margin: float, out: ndarray, near: ndarray,
+    first: int, last: int,
 ) -> int:  # fmt: skip
-    """Attend in units first..last of (image, head); values is (h, COLUMNS), a head's scale in each lane."""
+    """Attend in units first..last of (image, head); return how many rows are near a tie.
+
+    Rows of q, k and v may go on beyond their h W words; values is (h, COLUMNS), a head's scale in each lane; margin is
+    what a probability may be wrong by, as a share of its threshold.
+    """
     heads = len(limit)
-    words = q.shape[1] // heads
+    words = (head_dim + 63) // 64
     over = (tokens + 63) // 64  # words over tokens
     padded = (head_dim + COLUMNS - 1) // COLUMNS * COLUMNS
     keys = np.zeros((words, 64 * over), np.uint64)
@@ -277,6 +299,7 @@ def _attention(
     totals = np.zeros(tokens, np.int64)
     spare = np.empty((ROWS, COLUMNS), np.float32)
     at_spare, at_values = spare.ctypes.data, values.ctypes.data
+    doubtful = 0
     for unit in range(first, last):
         image, head = unit // heads, unit % heads
         top = image * tokens
@@ -292,8 +315,9 @@ def _attention(
                     counts[j] += np.int32(_popcnt(query ^ keys[word, j]))
             most = limit[head]
             if most < -1:
-                most, sure = _most(counts, tokens, table[head], level[head])
+                most, sure = _most(counts, tokens, table[head], level[head], margin)
                 near[image, head, token] = not sure
+                doubtful += not sure
             total = np.int64(0)
             for word in range(over):
                 these = _at_most(counts.ctypes.data + 256 * word, most)
@@ -315,20 +339,21 @@ def _attention(
                 w, scale = columns.ctypes.data + 8 * column, at_values + 4 * COLUMNS * head
                 one = (at, 8 * over, w, 8 * padded, over, base, 8, scale)
                 if rows == ROWS:
-                    _context_tile(*one, 0, 0, 0, 0, 0, to, to_stride)
+                    _context_tile(*one, 0, 0, 0, 0, 0, 0, 0, to, to_stride)
                 else:
-                    _context_row(*one, 0, 0, 0, 0, 0, to, to_stride)
+                    _context_row(*one, 0, 0, 0, 0, 0, 0, 0, to, to_stride)
                 if width < COLUMNS:
                     for i in range(rows):
                         for j in range(width):
                             out[top + token + i, head * head_dim + column + j] = spare[i, j]
                 token += rows
-    return keys.size + columns.size + bits.size + totals.size + spare.size  # alive until here
+    alive = keys.size + columns.size + bits.size + totals.size + spare.size  # until here
+    return doubtful if alive > 0 else -1
 
 
-@compiled
-def _most(counts: ndarray, tokens: int, table: ndarray, level: float) -> Any:
-    """Return the largest count of a set bit, and whether no value of the table is near the tie 2 p = a."""
+@called
+def _most(counts: ndarray, tokens: int, table: ndarray, level: float, margin: float) -> Any:
+    """Return the largest count of a set bit, and whether no value of the row is near the tie 2 p = a."""
     # four sums, so that additions do not wait for each other; unsigned, so that no index wraps around
     first, second, third, fourth = 0.0, 0.0, 0.0, 0.0
     fours = tokens - tokens % 4
@@ -342,14 +367,20 @@ def _most(counts: ndarray, tokens: int, table: ndarray, level: float) -> Any:
     cut = level * ((first + second) + (third + fourth)) / 2
     if not (cut > 1e-250 and np.isfinite(cut)):
         return -1, False
-    most, doubtful, margin = np.int32(-1), np.int32(0), 1e-4 * cut
+    most, doubtful, near = np.int32(-1), np.int32(0), margin * cut
     for c in range(len(table)):
         most += np.int32(table[c] >= cut)
-        doubtful += np.int32(abs(table[c] - cut) < margin)
-    return np.int64(most), doubtful == 0
+        doubtful += np.int32(abs(table[c] - cut) < near)
+    sure = doubtful == 0
+    if not sure:  # by a value that the table has, but the row may not
+        sure = True
+        for j in range(tokens):
+            if abs(table[np.uint32(counts[j])] - cut) < near:
+                sure = False
+    return np.int64(most), sure
 
 
-@compiled
+@called
 def _over_tokens(
     v: ndarray, top: int, tokens: int, word: int, head_dim: int, columns: ndarray
 ) -> None:
@@ -374,23 +405,3 @@ def _over_tokens(
                 mask ^= mask << step
             for c in range(min(64, head_dim - start)):
                 columns[part, start + c] = block[c]
-
-
-# fmt: off
-LINEAR = (
-    _linear,
-    types.int64(
-        array(types.uint64, 2), array(types.uint64, 2), types.int64, array(types.float32, 1),
-        array(types.float32, 1), array(types.float32, 1), array(types.float32, 1), array(types.float32, 2),
-        types.int64, array(types.float32, 2, written=True), types.int64, types.int64, types.int64, types.int64,
-    ),
-)
-ATTENTION = (
-    _attention,
-    types.int64(
-        array(types.uint64, 2), array(types.uint64, 2), array(types.uint64, 2), types.int64, types.int64,
-        array(types.float64, 2), array(types.float64, 1), array(types.int64, 1), array(types.float32, 2),
-        array(types.float32, 2, written=True), array(types.bool_, 3, written=True), types.int64, types.int64,
-    ),
-)
-# fmt: on

@@ -9,7 +9,7 @@ from llvmlite import ir
 from numba import types
 from numpy import ndarray
 
-from bvit_analysis.runtime.jit import array, intrinsic
+from bvit_analysis.runtime.jit import called, intrinsic
 
 
 def _signs(lanes: int) -> Any:
@@ -36,7 +36,8 @@ def _signs(lanes: int) -> Any:
 _signs_64, _signs_8, _signs_1 = _signs(64), _signs(8), _signs(1)
 
 
-def _sign_pack(
+@called
+def sign_pack(
     x: ndarray, add: ndarray, rows_per_image: int, heads: int, each: int, out: ndarray, first: int,
     last: int,
 ) -> None:  # fmt: skip
@@ -61,14 +62,3 @@ def _sign_pack(
                         at = 4 * (start + j)
                         bits |= _signs_1(of_x + at, of_add + at) << np.uint64(j)
                 out[row, head * words + word] = bits
-
-
-# fmt: off
-SIGN_PACK = (
-    _sign_pack,
-    types.void(
-        array(types.float32, 2, layout="A"), array(types.float32, 2), types.int64, types.int64, types.int64,
-        array(types.uint64, 2, written=True), types.int64, types.int64,
-    ),
-)
-# fmt: on

@@ -85,12 +85,13 @@ def attention(
     table: ndarray,
     level: ndarray,
     limit: ndarray,
+    margin: float,
     value_scale: ndarray,
 ) -> tuple[ndarray, ndarray]:
     """Return the context (M, h d) float32 and which rows (B, h, N) are too near a tie to be decided by the table."""
     heads = len(value_scale)
     counts = (head_dim - scores(q, k, heads, head_dim, tokens)) // 2
-    bits, near = bits_of_counts(counts, table, level, limit)
+    bits, near = bits_of_counts(counts, table, level, limit, margin)
     exact = context(bits, v, heads, head_dim).astype(np.float32)
     with np.errstate(all="ignore"):
         exact *= value_scale[:, None, None]
@@ -110,18 +111,18 @@ def scores(q: ndarray, k: ndarray, heads: int, head_dim: int, tokens: int) -> nd
 
 
 def bits_of_counts(
-    counts: ndarray, table: ndarray, level: ndarray, limit: ndarray
+    counts: ndarray, table: ndarray, level: ndarray, limit: ndarray, margin: float
 ) -> tuple[ndarray, ndarray]:
     """Return the bits of attention from counts of differing places, (B, h, N, N), and the rows near a tie.
 
     A head with limit >= -1 sets the bits whose count is at most the limit. Else 2 p >= a decides, with
-    p = e / sum(e) from the table (h, d + 1); a row is near a tie where any value of the table would be.
+    p = e / sum(e) from the table (h, d + 1); a row is near a tie where any of its p is within margin a / 2 of it.
     """
     value = table[np.arange(len(limit))[:, None, None], counts]  # (B, h, N, N)
     with np.errstate(all="ignore"):
         cut = level[:, None, None] * value.sum(-1, keepdims=True) / 2  # (B, h, N, 1)
         usable = (cut > 1e-250) & np.isfinite(cut)
-        near = (np.abs(table[:, None] - cut) < 1e-4 * cut).any(-1) | ~usable[..., 0]
+        near = (np.abs(value - cut) < margin * cut).any(-1) | ~usable[..., 0]
         bits = (value >= cut) & usable
     by_limit = limit >= -1
     bits = np.where(by_limit[:, None, None], counts <= limit[:, None, None], bits)

@@ -1,0 +1,162 @@
+"""Packed layers written as operations of a program: what a shift adds, and a linear layer.
+
+Shape letters: B images, N tokens, M = B N rows, C channels, I inputs, O outputs, W words of 64 bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numpy import ndarray
+from torch import Tensor, nn
+
+from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
+from bvit_analysis.runtime import operations as op
+from bvit_analysis.runtime.compilation import tile_columns
+from bvit_analysis.runtime.programs import Finish, Input, Program, address, constant, padded
+
+if TYPE_CHECKING:
+    from bvit_analysis.runtime.layers import PackedLinear
+
+SIGNS, LINEARS = "shifts, signs", "block linears"
+"Parts of the network that the time of an operation is booked on; a linear's own sign is in its time."
+
+WRITABLE_SHIFTS = (nn.Identity, StaticShift, TokenMeanShift)
+
+
+def words_of(channels: int) -> int:
+    """Return the words that a row of bits takes."""
+    return -(-channels // 64)
+
+
+def averaged_parts(layer: PackedLinear) -> int | None:
+    """Return how many parts of the input a shortcut averages, 1 for none; None where the kernel cannot.
+
+    The kernel adds parts one by one; torch adds many in another order.
+    """
+    parts = max(1, layer.in_features // layer.out_features)
+    return None if parts >= 16 or (parts > 1 and layer.out_features == 1) else parts
+
+
+def why_not_linear(layer: PackedLinear) -> str | None:
+    """Return why a linear layer cannot be written as operations, None if it can."""
+    if layer.activation is not None:
+        return f"an activation of type {type(layer.activation).__name__}"
+    if layer.shortcut and averaged_parts(layer) is None:
+        return "a shortcut that is a mean of many parts"
+    if not isinstance(layer.sign.shift, WRITABLE_SHIFTS):
+        return f"a shift of type {type(layer.sign.shift).__name__}"
+    return None
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """What the operations of a layer read and write besides its input: B, N, and memory for shifts and bits."""
+
+    images: int
+    tokens: int
+    add: ndarray
+    "(B, C) float32, C as large as needed."
+    packed: ndarray
+    "(M W,) uint64."
+    sums: ndarray
+    "(B ceil(N / BLOCK) C,) float64."
+
+    @classmethod
+    def sized(cls, images: int, tokens: int, channels: int, words: int) -> Scratch:
+        """Return memory for layers of up to so many input channels, and words a row."""
+        # np.empty takes no memory before it is written, so no page is there for nothing
+        return cls(
+            images,
+            tokens,
+            np.empty((images, channels), np.float32),
+            np.empty(images * tokens * words, np.uint64),
+            np.empty(images * -(-tokens // op.BLOCK) * channels, np.float64),
+        )
+
+    @property
+    def rows(self) -> int:
+        """Return M."""
+        return self.images * self.tokens
+
+
+def write_input(
+    program: Program,
+    scratch: Scratch,
+    x: int,
+    shifts: list[nn.Module],
+    channels: int,
+    heads: int = 1,
+) -> Input:
+    """Write what shifts of one type, each of its share of the channels, add to x (M, C); return how to read x."""
+    packed = address(scratch.packed)
+    first = shifts[0]
+    if isinstance(first, TokenMeanShift):
+        bias, share = (
+            _joined([getattr(shift, name) for shift in shifts]) for name in ("bias", "share")
+        )
+        add = address(scratch.add)
+        sums = address(scratch.sums)
+        program.mean(x, channels, scratch.images, scratch.tokens, bias, share, sums, add, SIGNS)
+        return Input(x, channels, channels, add, scratch.tokens, packed, heads)
+    if isinstance(first, StaticShift):
+        constants = _joined([shift.bias for shift in shifts if isinstance(shift, StaticShift)])
+    else:
+        constants = constant(channels, -0.0)
+    return Input(x, channels, channels, program.keep(constants), scratch.rows, packed, heads)
+
+
+def write_linear(
+    program: Program, scratch: Scratch, layer: PackedLinear, x: int, out: int, *, residual: int = 0
+) -> None:
+    """Write a linear layer of x (M, I) into out (M, O), which may be the residual that is added to it."""
+    length = -(-layer.out_features // tile_columns()) * tile_columns()
+    scale, bias, slope, zeta = (
+        padded(None if vector is None else vector.numpy(), neutral, length)
+        for vector, neutral in (
+            (layer.scale, 1.0), (layer.bias, -0.0), (layer.slope, 1.0), (layer.zeta, -0.0)
+        )
+    )  # fmt: skip
+    finish = Finish(scale, bias, slope, zeta, residual=residual)
+    if layer.shortcut:
+        parts = averaged_parts(layer)
+        assert parts is not None
+        finish = finish._replace(shortcut=x, parts=parts, inputs=layer.in_features)
+    source = write_input(program, scratch, x, [layer.sign.shift], layer.in_features)
+    weight = layer.words.numpy().view(np.uint64)
+    program.linear(source, scratch.rows, weight, finish, out, LINEARS)
+
+
+class LinearProgram:
+    """The program of one linear layer, for inputs anywhere in memory; one call at a time.
+
+    Args:
+        layer: A layer that why_not_linear() has nothing against.
+        images: B.
+        tokens: N.
+        threads: At most so many threads run it.
+    """
+
+    def __init__(self, layer: PackedLinear, images: int, tokens: int, threads: int) -> None:
+        self._program = Program(threads)
+        inputs = layer.in_features
+        self._kept = Scratch.sized(images, tokens, inputs, words_of(inputs))
+        write_linear(self._program, self._kept, layer, 1, 1)  # any address but 0, which is nothing
+        self._shortcut = layer.shortcut
+
+    def run(self, x: Tensor, out: Tensor) -> None:
+        """Compute the layer of x (B, N, I), contiguous, into out (B, N, O)."""
+        rows = self._program.rows()
+        if len(rows) > 1:
+            rows[0, op.M_X] = x.data_ptr()
+        rows[-1, op.S_X], rows[-1, op.L_OUT] = x.data_ptr(), out.data_ptr()
+        if self._shortcut:
+            rows[-1, op.L_SHORTCUT] = x.data_ptr()
+        self._program.run()
+
+
+def _joined(vectors: list[Tensor]) -> ndarray:
+    return vectors[0].detach().numpy() if len(vectors) == 1 else torch.cat(vectors).detach().numpy()

@@ -1,0 +1,238 @@
+"""Programs: operations of a packed network in order, written once and run many times without Python between them.
+
+A program holds addresses: of weights, and of the arrays its operations read and write. Whoever writes it keeps those
+arrays in it.
+
+Shape letters: M rows (B images of N tokens), C channels, I inputs, O outputs, W words of 64 bits, h heads, d channels
+a head.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy import ndarray
+
+from bvit_analysis.runtime import operations as op
+from bvit_analysis.runtime import threads
+from bvit_analysis.runtime.compilation import norm_lanes, tile_columns
+
+# Work that is worth one more thread: about 35 us on a core with AVX-512, as long as waking it takes.
+_BITS_A_THREAD = 5e7
+_FLOATS_A_THREAD = 6e5
+_SCORES_A_THREAD = 8e4
+
+Settle = Callable[[int], None]
+"Is given the number of an attention some of whose rows are near a tie, and puts their results right."
+
+
+def address(array: ndarray | None) -> int:
+    """Return where an array begins in memory; 0 for None."""
+    return 0 if array is None else int(array.__array_interface__["data"][0])
+
+
+class Input(NamedTuple):
+    """What a linear layer or a sign reads.
+
+    A `packed` address with x = 0 stands for words that are there already; add is (C,) with add_each = M, or a row for
+    each add_each rows of x.
+    """
+
+    x: int
+    stride: int
+    channels: int
+    add: int
+    add_each: int
+    packed: int
+    heads: int = 1
+
+
+class Finish(NamedTuple):
+    """What a linear layer does to its product: leak(product * scale + bias + shortcut) + zeta + residual.
+
+    The vectors are (O,), padded to whole tiles; shortcut is an address of (M, inputs), parts the inputs / O of a mean,
+    1 for the input itself or repeated, 0 for none.
+    """
+
+    scale: ndarray
+    bias: ndarray
+    slope: ndarray
+    zeta: ndarray
+    shortcut: int = 0
+    parts: int = 0
+    inputs: int = 0
+    residual: int = 0
+
+
+class Scores(NamedTuple):
+    """How attention turns counts of differing bits into bits: see kernels.attention."""
+
+    table: ndarray
+    level: ndarray
+    limit: ndarray
+    values: ndarray
+    margin: ndarray
+
+
+@dataclass
+class Program:
+    """Operations in the order they run in, for at most `threads` threads."""
+
+    threads: int
+    lines: list[list[int]] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    "What each operation belongs to, for accounts of time."
+    kept: list[Any] = field(default_factory=list)
+    "Arrays that the addresses point into."
+    worth: float = 0.0
+    "Work, in what one more thread is worth waking for."
+    _rows: ndarray | None = None
+
+    def keep(self, array: ndarray) -> int:
+        """Keep an array as long as the program, and return where it begins."""
+        self.kept.append(array)
+        return address(array)
+
+    def norm(
+        self, x: int, out: int, rows: int, weight: ndarray, bias: ndarray, eps: ndarray, label: str
+    ) -> None:
+        """Add a layer norm of x (M, C) over C, a multiple of norm_lanes(), into out; eps is one float32."""
+        channels = len(weight)
+        fields = [x, out, self.keep(weight), self.keep(bias), self.keep(eps), channels]
+        self._add(op.NORM, rows, 4, 2 * rows * channels / _FLOATS_A_THREAD, fields, label)
+
+    def mean(
+        self, x: int, stride: int, images: int, tokens: int, bias: ndarray, share: ndarray, sums: int, out: int, label: str
+    ) -> None:  # fmt: skip
+        """Add out = bias - share * mean of x over tokens, (B, C), summed in float64; rows of x are `stride` apart.
+
+        sums is memory of B ceil(N / BLOCK) C float64.
+        """
+        channels = len(bias)
+        fields = [x, stride, tokens, channels, sums, self.keep(bias), self.keep(share), out]
+        worth = images * tokens * channels / _FLOATS_A_THREAD
+        self._add(op.SUM, images * -(-tokens // op.BLOCK), 1, worth, fields, label)
+        units = images * -(-channels // op.GROUP)
+        self._add(op.ADD, units, 1, images * channels / _FLOATS_A_THREAD, fields, label)
+
+    def sign(self, source: Input, rows: int, label: str) -> None:
+        """Add the packing of [x + add >= 0] into (M, h ceil(C / h / 64)) words."""
+        fields = _source(source)
+        self._add(op.SIGN, rows, 4, rows * source.channels / _FLOATS_A_THREAD, fields, label)
+
+    def linear(
+        self, source: Input, rows: int, weight: ndarray, finish: Finish, out: int, label: str
+    ) -> None:
+        """Add a linear layer of packed weight (W, O) into out (M, O), and the sign before it where there is one."""
+        outputs = weight.shape[1]
+        vectors = (finish.scale, finish.bias, finish.slope, finish.zeta)
+        by_column = rows < 8 and not source.x and outputs >= 8 * tile_columns()
+        fields = [
+            *_source(source), self.keep(weight), outputs, *(self.keep(vector) for vector in vectors), finish.shortcut,
+            finish.parts, finish.inputs, finish.residual, out, rows, int(by_column),
+        ]  # fmt: skip
+        worth = rows * outputs * (source.channels + 128) / _BITS_A_THREAD
+        worth += rows * source.channels / _FLOATS_A_THREAD if source.x else 0
+        units = -(-outputs // tile_columns()) if by_column else rows
+        self._add(op.LINEAR, units, 1 if by_column else 4, worth, fields, label)
+
+    def attend(
+        self, words: tuple[int, int, int], stride: int, images: int, tokens: int, head_dim: int, scores: Scores, out: int,
+        near: int, label: str,
+    ) -> None:  # fmt: skip
+        """Add attention on packed q, k and v, rows `stride` words apart, into out (M, h d) and near (B, h, N) bool."""
+        heads = len(scores.limit)
+        kept = [self.keep(array) for array in scores]
+        fields = [*words, stride, tokens, head_dim, heads, *kept, out, near]
+        worth = images * heads * tokens * tokens / _SCORES_A_THREAD
+        self._add(op.ATTEND, images * heads, 1, worth, fields, label)
+
+    def run(self, settle: Settle | None = None) -> None:
+        """Run all operations; `settle` is called after an attention with rows near a tie."""
+        self._run(self.rows(), settle)
+
+    def timed(self, settle: Settle | None = None) -> list[float]:
+        """Run all operations one by one, and return the seconds of each."""
+        rows, seconds = self.rows(), []
+        for number in range(len(rows)):
+            start = time.perf_counter()
+            self._run(rows[number : number + 1], settle and functools.partial(_at, settle, number))
+            seconds.append(time.perf_counter() - start)
+        return seconds
+
+    def rows(self) -> ndarray:
+        """Return the operations as the kernels read them, (n, FIELDS) int64."""
+        if self._rows is None or len(self._rows) != len(self.lines):
+            self._rows = np.array(self.lines, np.int64).reshape(-1, op.FIELDS)
+        return self._rows
+
+    def _run(self, rows: ndarray, settle: Settle | None) -> None:
+        number = self.threads if self.worth >= 2 else 1
+        done = 0
+        while done < len(rows):
+            state = threads.new_state(len(rows), number)
+            done = threads.run(rows, state, done)
+            if settle is not None and state[done - 1, :, op.DOUBTS].any():
+                settle(done - 1)
+
+    def _add(
+        self, kind: int, units: int, multiple: int, worth: float, fields: list[int], label: str
+    ) -> None:
+        # More pieces than threads: one that comes late, or shares its core, keeps no other waiting. As many for every
+        # operation on rows, so that each thread meets its own rows again.
+        wanted = 1 if self.threads == 1 else max(1, min(4 * self.threads, int(400 * worth)))
+        each = max(1, -(-units // (wanted * multiple)) * multiple)
+        line = [kind, units, each, -(-units // each), *fields]
+        self.lines.append(line + [0] * (op.FIELDS - len(line)))
+        self.labels.append(label)
+        self.worth += worth
+
+
+def _source(source: Input) -> list[int]:
+    return [
+        source.x, source.stride, source.channels, source.heads, source.add, max(1, source.add_each), source.packed
+    ]  # fmt: skip
+
+
+def _at(settle: Settle, number: int, _: int) -> None:
+    settle(number)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(length: int, value: float) -> ndarray:
+    """Return one number that often, read-only; adding -0.0 changes no float, nor does multiplying by 1."""
+    array = np.full(length, value, np.float32)
+    array.flags.writeable = False
+    return array
+
+
+def padded(vector: ndarray | None, neutral: float, length: int) -> ndarray:
+    """Return a vector as contiguous float32 of a length, or the neutral number that often."""
+    if vector is None:
+        return constant(length, neutral)
+    vector = np.ascontiguousarray(vector, np.float32)
+    return vector if len(vector) == length else np.resize(vector, length)
+
+
+def norm_agrees(
+    norm: Callable[[ndarray], ndarray], weight: ndarray, bias: ndarray, eps: float
+) -> bool:
+    """Return whether the compiled layer norm gives the floats of another to the bit, on rows of several sizes."""
+    channels = len(weight)
+    if channels % norm_lanes():
+        return False
+    rows = np.random.default_rng(0).standard_normal((64, channels)).astype(np.float32)
+    rows *= np.float32(2.0) ** np.arange(-8, 8).repeat(4)[:, None].astype(np.float32)
+    rows += np.linspace(-3, 3, 64, dtype=np.float32)[:, None]
+    out = np.empty_like(rows)
+    program = Program(1)
+    program.norm(
+        address(rows), address(out), len(rows), weight, bias, np.array([eps], np.float32), "probe"
+    )
+    program.run()
+    return np.array_equal(out, norm(rows))
