@@ -16,7 +16,16 @@ from torch import Tensor, nn
 from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
 from bvit_analysis.runtime import operations as op
 from bvit_analysis.runtime.compilation import tile_columns
-from bvit_analysis.runtime.programs import Finish, Input, Program, address, constant, padded
+from bvit_analysis.runtime.programs import (
+    ELSEWHERE,
+    OUTSIDE,
+    Finish,
+    Input,
+    Program,
+    address,
+    constant,
+    padded,
+)
 
 if TYPE_CHECKING:
     from bvit_analysis.runtime.layers import PackedLinear
@@ -144,17 +153,12 @@ class LinearProgram:
         self._program = Program(threads)
         inputs = layer.in_features
         self._kept = Scratch.sized(images, tokens, inputs, words_of(inputs))
-        write_linear(self._program, self._kept, layer, 1, 1)  # any address but 0, which is nothing
-        self._shortcut = layer.shortcut
+        write_linear(self._program, self._kept, layer, ELSEWHERE, OUTSIDE)
 
     def run(self, x: Tensor, out: Tensor) -> None:
         """Compute the layer of x (B, N, I), contiguous, into out (B, N, O)."""
-        rows = self._program.rows()
-        if len(rows) > 1:
-            rows[0, op.M_X] = x.data_ptr()
-        rows[-1, op.S_X], rows[-1, op.L_OUT] = x.data_ptr(), out.data_ptr()
-        if self._shortcut:
-            rows[-1, op.L_SHORTCUT] = x.data_ptr()
+        self._program.place(ELSEWHERE, x.data_ptr())
+        self._program.place(OUTSIDE, out.data_ptr())
         self._program.run()
 
 

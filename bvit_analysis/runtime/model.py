@@ -83,12 +83,15 @@ class PackedModel(nn.Module):
         The head takes the whole batch: torch adds in another order for another number of rows.
         """
         vit: Any = self.skeleton
-        features = [
-            # a copy: what pooling returns may be a view that keeps all tokens alive
-            vit.forward_head(vit.forward_features(part), pre_logits=True).clone()
-            for part in images.split(size)
-        ]
-        return vit.head(torch.cat(features))
+        features: Tensor | None = None
+        for start in range(0, len(images), size):
+            part = vit.forward_features(images[start : start + size])
+            part = vit.forward_head(part, pre_logits=True)
+            if features is None:
+                # once: small arrays that live on between large ones would keep their memory from being used again
+                features = torch.empty(len(images), *part.shape[1:])
+            features[start : start + size] = part
+        return vit.head(features)
 
     def _images_at_once(self) -> int | None:
         """Return how many images a part of the batch has, None where only the whole may be computed."""

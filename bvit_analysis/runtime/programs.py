@@ -36,6 +36,10 @@ def address(array: ndarray | None) -> int:
     return 0 if array is None else int(array.__array_interface__["data"][0])
 
 
+ELSEWHERE, OUTSIDE = -1, -2
+"Addresses that are given at each run: see Program.place()."
+
+
 class Input(NamedTuple):
     """What a linear layer or a sign reads.
 
@@ -92,6 +96,7 @@ class Program:
     worth: float = 0.0
     "Work, in what one more thread is worth waking for."
     _rows: ndarray | None = None
+    _places: dict[int, tuple[ndarray, ...]] = field(default_factory=dict)
 
     def keep(self, array: ndarray) -> int:
         """Keep an array as long as the program, and return where it begins."""
@@ -155,6 +160,14 @@ class Program:
     def run(self, settle: Settle | None = None) -> None:
         """Run all operations; `settle` is called after an attention with rows near a tie."""
         self._run(self.rows(), settle)
+
+    def place(self, sentinel: int, where: int) -> None:
+        """Put an address wherever a sentinel (ELSEWHERE, OUTSIDE) stood when the operations were added."""
+        rows = self.rows()
+        places = self._places.get(sentinel)
+        if places is None:
+            places = self._places[sentinel] = np.nonzero(rows == sentinel)
+        rows[places] = where
 
     def timed(self, settle: Settle | None = None) -> list[float]:
         """Run all operations one by one, and return the seconds of each."""
