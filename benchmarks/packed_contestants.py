@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from bvit_analysis.config import ModelConfig, get_scale
 from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.packed_model import load_packed, save_packed
+from bvit_analysis.runtime.layer_programs import LinearProgram
+from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
 
 RECIPE = "binaryvit"
@@ -23,6 +25,7 @@ BLOCK_LINEARS = "block linears"
 "The four of SITES in turn."
 
 PACKED, WORDS, SIMULATED = "packed", "packed, product only", "simulated"
+INSIDE = "packed, in a program"
 FP32, COMPILED, BF16, INT8 = "FP32", "FP32 compiled", "BF16", "INT8"
 FILES = {FP32: "fp32.safetensors", BF16: "bf16.safetensors", INT8: "int8.pt", PACKED: "bvit"}
 FILES[SIMULATED] = FILES[PACKED]
@@ -92,6 +95,19 @@ def quantized(model: nn.Module) -> nn.Module:
 
 
 Ways = dict[str, Callable[[], object]]
+REPEATS = 20
+"Layers of the program that times one inside of a network."
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """A call that does its work several times."""
+
+    call: Callable[[], object]
+    times: int
+
+    def __call__(self) -> object:
+        return self.call()
 
 
 def model_ways(setting: Setting, batch: int, *, compiled: bool) -> tuple[Ways, dict[str, str]]:
@@ -132,8 +148,9 @@ def layer_ways(setting: Setting, batch: int) -> tuple[dict[str, Ways], dict[str,
     """Return for each linear of a block who computes it, by name, and why others cannot here.
 
     The packed layer is the whole of it, floats in and floats out: shift, sign, packing, product, scales, bias,
-    shortcut and RPReLU. 'Product only' starts from packed words and ends with scales and bias. The others are
-    product and bias; BF16 has its input in BF16 already.
+    shortcut and RPReLU; called from Python as one layer, and 'in a program' of REPEATS such layers, which is how a
+    network runs it. 'Product only' starts from packed words and ends with scales and bias. The others are product and
+    bias; BF16 has its input in BF16 already.
     """
     from bvit_analysis.runtime import kernels
 
@@ -151,7 +168,7 @@ def layer_ways(setting: Setting, batch: int) -> tuple[dict[str, Ways], dict[str,
 
 
 def _linear_ways(
-    linear: nn.Linear, layer: nn.Module, x: Tensor, kernels: object, missing: dict[str, str]
+    linear: nn.Linear, layer: PackedLinear, x: Tensor, kernels: object, missing: dict[str, str]
 ) -> Ways:
     flat = x.flatten(0, 1)
     half, x_half = copy.deepcopy(linear).bfloat16(), flat.bfloat16()
@@ -164,6 +181,10 @@ def _linear_ways(
         FP32: lambda: linear(flat),
         BF16: lambda: half(x_half),
     }
+    if layer.backend == "numba":
+        program = LinearProgram(layer, len(x), x.shape[1], torch.get_num_threads(), times=REPEATS)
+        out = torch.empty(*x.shape[:2], layer.out_features)
+        ways[INSIDE] = Repeated(lambda: program.run(x, out), REPEATS)
     try:
         small = quantized(nn.Sequential(linear))
         small(flat[:1])

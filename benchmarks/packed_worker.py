@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 Rows = list[dict[str, Any]]
+_PROGRAM = "blocks"
 _TURN = 0.02  # seconds that one turn of a contestant takes at least
 
 
@@ -27,7 +28,7 @@ def rounds_of(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
     for name, way in ways.items():
         way()
         once = _seconds(way, 1)
-        calls[name] = max(1, math.ceil(_TURN / once))
+        calls[name] = max(1, math.ceil(_TURN / once / getattr(way, "times", 1)))
         spare[name] = (
             1 if once < 0.3 else 0
         )  # a call that is not timed puts its weights into the cache
@@ -47,7 +48,7 @@ def _seconds(action: Callable[[], object], calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         action()
-    return (time.perf_counter() - start) / calls
+    return (time.perf_counter() - start) / calls / getattr(action, "times", 1)
 
 
 def summary(times: dict[str, list[float]], **place: Any) -> Rows:
@@ -167,14 +168,18 @@ def part_of(name: str, module: Any) -> str | None:
 def account(network: Any, images: Any, rounds: int) -> Rows:
     """Return the milliseconds of a forward pass by part: medians of each part's own time, without its parts' parts.
 
-    The clocks themselves take time, a few microseconds a module.
+    The clocks themselves take time, a few microseconds a module. The blocks of a packed network run as one program, as
+    they do without clocks: their time is split as that of their operations, timed one by one.
     """
     parts: dict[str, float] = {}
+    given: list[Any] = []
     stack: list[list[Any]] = []
     places: dict[int, str] = {}
     handles = []
 
     def enter(module: Any, inputs: Any) -> None:
+        if module is program:
+            given[:] = inputs[:1]
         stack.append([places[id(module)], 0.0, time.perf_counter()])
 
     def leave(module: Any, inputs: Any, output: Any) -> None:
@@ -184,8 +189,13 @@ def account(network: Any, images: Any, rounds: int) -> Rows:
         if stack:
             stack[-1][1] += now - start
 
+    program = next((m for m in network.modules() if getattr(m, "by_layer", "") is None), None)
+    inside = set() if program is None else {id(module) for module in program.modules()}
+    inside.discard(id(program))
     for name, module in network.named_modules():
-        part = part_of(name, module)
+        if id(module) in inside:
+            continue
+        part = _PROGRAM if module is program else part_of(name, module)
         # a convolution inside the patch embedding has a name of a block's linear, so the outer part decides
         if part is None or "patch_embed." in name:
             continue
@@ -199,13 +209,23 @@ def account(network: Any, images: Any, rounds: int) -> Rows:
     for _ in range(max(3, rounds)):
         parts.clear()
         network(images)
-        found.append(dict(parts))
+        found.append(_split(dict(parts), program, given[-1] if given else None))
     for handle in handles:
         handle.remove()
     return [
         {"part": part, "ms": 1e3 * statistics.median(one[part] for one in found)}
         for part in found[0]
     ]
+
+
+def _split(parts: dict[str, float], program: Any, tokens: Any) -> dict[str, float]:
+    """Replace the time of a program, on tokens (B, N, C), by that of its parts."""
+    if program is not None:
+        seconds = program.timed(tokens)
+        scale = parts.pop(_PROGRAM) / sum(seconds.values())
+        for part, own in seconds.items():
+            parts[part] = parts.get(part, 0.0) + scale * own
+    return parts
 
 
 def memory(model: str, batch: int, way: str, folder: str) -> dict[str, Any]:

@@ -91,6 +91,31 @@ def test_parts_of_a_pass_are_counted_once() -> None:
         assert not any(module._forward_hooks for module in network.modules())
 
 
+def test_the_time_of_a_program_is_split_by_its_parts() -> None:
+    import torch
+
+    setting = who.settings()["tiny"]
+    with torch.inference_mode():
+        network = who.load_runtime(who.binary_model(setting))
+        if network.backend != "numba":
+            pytest.skip("programs need numba")
+        rows = {
+            row["part"]: row["ms"] for row in packed_worker.account(network, setting.images(1), 3)
+        }
+    assert {"patch embedding", "norms", "block linears", "attention products", "head"} <= set(rows)
+    assert "blocks" not in rows
+
+
+def test_a_call_that_repeats_counts_once() -> None:
+    calls: list[int] = []
+    way = who.Repeated(lambda: calls.append(1) or time.sleep(0.02), 10)
+    found = packed_worker.rounds_of({"packed": way, "other": way}, 2)
+    assert all(0.001 < seconds < 0.02 for times in found.values() for seconds in times)
+    assert len(calls) == 2 * (
+        2 + 2 + 2
+    )  # to begin with, a spare one in each round, and those that are timed
+
+
 def test_rounds_let_everyone_take_turns() -> None:
     calls: list[str] = []
 
@@ -119,7 +144,7 @@ def test_goals_depend_on_the_processor(quick: tuple[dict[str, Any], str]) -> Non
     for flags, goal in ((["avx512_vpopcntdq"], 8), ([], 3)):
         machine = {"hardware": {"flags": flags}}
         found = packed_inference.goals({**record, "machine": machine})
-        assert [row["goal"] for row in found if row["what"].startswith("linear")] == [goal]
+        assert {row["goal"] for row in found if row["what"].startswith("linear")} == {goal}
 
 
 def test_a_task_runs_in_a_process_of_its_own(tmp_path: Path) -> None:

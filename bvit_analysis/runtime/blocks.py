@@ -62,10 +62,11 @@ class PackedBlocks(HoldsPrograms, nn.Sequential):
         return max(1, CHUNK_BYTES // (4 * self.widest * max(1, tokens)))
 
     def timed(self, x: Tensor) -> dict[str, float]:
-        """Run a program on x (B, N, C) operation by operation; return the seconds of each part."""
+        """Run the program of one chunk of x (B, N, C) operation by operation; return the seconds of each part."""
         assert self.by_layer is None
-        with self._program(x) as program:
-            return program.timed(x.contiguous().numpy())
+        chunk = x[: self.images_at_once(x.shape[1])].contiguous()
+        with self._program(chunk) as program:
+            return program.timed(chunk.numpy())
 
     def _plain(self, x: Tensor) -> bool:
         if self._untouched is None:

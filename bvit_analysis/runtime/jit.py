@@ -49,8 +49,8 @@ SOURCES = _digest()
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """Compile a function for other kernels to call; its machine code is kept as a part of theirs."""
-    return numba.njit(**_OPTIONS)(function)
+    """Compile a function for other kernels to call, not for Python; its machine code is kept as a part of theirs."""
+    return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 def compiled(function: Callable[..., Any], signature: Any = None) -> Any:

@@ -147,13 +147,17 @@ class LinearProgram:
         images: B.
         tokens: N.
         threads: At most so many threads run it.
+        times: How often the layer is computed, for timings.
     """
 
-    def __init__(self, layer: PackedLinear, images: int, tokens: int, threads: int) -> None:
+    def __init__(
+        self, layer: PackedLinear, images: int, tokens: int, threads: int, *, times: int = 1
+    ) -> None:
         self._program = Program(threads)
         inputs = layer.in_features
         self._kept = Scratch.sized(images, tokens, inputs, words_of(inputs))
-        write_linear(self._program, self._kept, layer, ELSEWHERE, OUTSIDE)
+        for _ in range(times):
+            write_linear(self._program, self._kept, layer, ELSEWHERE, OUTSIDE)
 
     def run(self, x: Tensor, out: Tensor) -> None:
         """Compute the layer of x (B, N, I), contiguous, into out (B, N, O)."""

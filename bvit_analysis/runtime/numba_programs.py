@@ -298,21 +298,26 @@ def make_work() -> Any:
     sources = SOURCES
 
     def work(rows: ndarray, state: ndarray, first: int, mail: ndarray, looks: int) -> int:
-        if looks == 0 and sources > 0:
-            return _run(rows, state.ctypes.data, first, 0, state.shape[1])
-        at, left = mail.ctypes.data, looks
-        while True:
-            if _now(at) == op.POSTED:
-                posted = carray(_i64(mail[op.MAIL_OPS]), (mail[op.MAIL_COUNT], op.FIELDS))
-                own, shares = mail[op.MAIL_SHARE], mail[op.MAIL_SHARES]
-                _run(posted, mail[op.MAIL_STATE], mail[op.MAIL_FIRST], own, shares)
+        at, left = np.int64(mail.ctypes.data), looks
+        # of the types below, so that all is compiled once
+        place, own, shares = np.int64(state.ctypes.data), np.int64(0), np.int64(state.shape[1])
+        while sources > 0:
+            if looks == 0 or _now(at) == op.POSTED:
+                if looks > 0:
+                    rows = carray(_i64(mail[op.MAIL_OPS]), (mail[op.MAIL_COUNT], op.FIELDS))
+                    place, first = mail[op.MAIL_STATE], mail[op.MAIL_FIRST]
+                    own, shares = mail[op.MAIL_SHARE], mail[op.MAIL_SHARES]
+                done = _run(rows, place, first, own, shares)
+                if looks == 0:
+                    return done
                 _swap(at, op.IDLE)
                 left = looks
             else:
                 _pause()
                 left -= 1
                 if left <= 0 and _swap_if(at, op.IDLE, op.ASLEEP):
-                    return 0
+                    break
+        return 0
 
     table, states, line = array(types.int64, 2), array(types.int64, 3), array(types.int64, 1)
     return compiled(work, types.int64(table, states, types.int64, line, types.int64))
