@@ -267,8 +267,8 @@ def report(record: Row) -> None:
     print("(held: parameters and buffers; peak: resident, above the interpreter with libraries)\n")
     for row in record["start"]:
         print(
-            f"{row['model']}, kernels {row['kernels']}: first call {row['first_call_s']:.2f} s, "
-            f"second {row['second_call_s']:.4f} s (import {row['import_s']:.1f} s, load {row['load_s']:.2f} s)"
+            f"{row['model']}, kernels {row['kernels']}: load and first call {row['load_s'] + row['first_call_s']:.2f} s, "
+            f"second call {row['second_call_s']:.4f} s (import {row['import_s']:.1f} s before)"
         )
     print("\nTime of one forward pass by part, ms")
     _line("part", "FP32", "packed")

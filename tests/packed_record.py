@@ -42,7 +42,13 @@ def make_record(model: str = "DeiT-S", *, batches: tuple[int, ...] = (1, 32)) ->
             for way, size in sizes.items()
         ],
         "start": [
-            {"model": model, "kernels": kernels, "first_call_s": s, "second_call_s": 0.01}
+            {
+                "model": model,
+                "kernels": kernels,
+                "load_s": 0.1,
+                "first_call_s": s,
+                "second_call_s": 0.01,
+            }
             for kernels, s in (("compiled", 5.0), ("cached", 0.5))
         ],
         "ceiling": [{"threads": 1, "gmacs": 2000.0}],

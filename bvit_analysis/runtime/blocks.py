@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bvit_analysis.runtime.block_programs import BlockProgram, Untouched, why_not
 from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.runtime.layer_programs import empty
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.threads import thread_count
 
@@ -75,7 +76,7 @@ class PackedBlocks(HoldsPrograms, nn.Sequential):
         return not unfit and self._untouched()
 
     def _run(self, x: Tensor, size: int) -> Tensor:
-        out = torch.empty_like(x)
+        out = empty(*x.shape)
         parts = [(x, out)]
         if len(x) > size:
             parts = list(zip(x.split(size), out.split(size), strict=True))

@@ -36,6 +36,15 @@ SIGNS, LINEARS = "shifts, signs", "block linears"
 WRITABLE_SHIFTS = (nn.Identity, StaticShift, TokenMeanShift)
 
 
+def empty(*shape: int) -> Tensor:
+    """Return a float32 tensor with nothing in it yet, from numpy.
+
+    numpy asks the system for huge pages where an array is large, torch does not: touching new small pages takes longer
+    than computing what is written there.
+    """
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
 def words_of(channels: int) -> int:
     """Return the words that a row of bits takes."""
     return -(-channels // 64)

@@ -30,7 +30,12 @@ from bvit_analysis.layers.shift import (
 )
 from bvit_analysis.runtime import kernels
 from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
-from bvit_analysis.runtime.layer_programs import LinearProgram, averaged_parts, why_not_linear
+from bvit_analysis.runtime.layer_programs import (
+    LinearProgram,
+    averaged_parts,
+    empty,
+    why_not_linear,
+)
 from bvit_analysis.runtime.threads import thread_count
 
 _SPARE = 2  # programs of a layer that are kept
@@ -169,7 +174,7 @@ class PackedLinear(HoldsPrograms):
         if self._by_kernel or watched or 0 in x.shape:
             return self._kernel_by_kernel(x)
         images, tokens, _ = x.shape
-        out = torch.empty(images, tokens, self.out_features)
+        out = empty(images, tokens, self.out_features)
         key = images, tokens, thread_count()
         with self._programs.lent(key, lambda: LinearProgram(self, *key)) as program:
             program.run(x.contiguous(), out)

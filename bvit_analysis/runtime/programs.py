@@ -22,10 +22,11 @@ from bvit_analysis.runtime import operations as op
 from bvit_analysis.runtime import threads
 from bvit_analysis.runtime.compilation import norm_lanes, tile_columns
 
-# Work that is worth one more thread: about 35 us on a core with AVX-512, as long as waking it takes.
+# Work of about 35 us on a core with AVX-512, as long as waking a thread takes.
 _BITS_A_THREAD = 5e7
 _FLOATS_A_THREAD = 6e5
 _SCORES_A_THREAD = 8e4
+_WORTH_HELP = 25  # of that: below a millisecond, helpers and what torch does before and after are in each other's way
 
 Settle = Callable[[int], None]
 "Is given the number of an attention some of whose rows are near a tie, and puts their results right."
@@ -94,7 +95,7 @@ class Program:
     kept: list[Any] = field(default_factory=list)
     "Arrays that the addresses point into."
     worth: float = 0.0
-    "Work, in what one more thread is worth waking for."
+    "Work, in times that waking a thread takes."
     _rows: ndarray | None = None
     _places: dict[int, tuple[ndarray, ...]] = field(default_factory=dict)
 
@@ -185,7 +186,7 @@ class Program:
         return self._rows
 
     def _run(self, rows: ndarray, settle: Settle | None) -> None:
-        number = self.threads if self.worth >= 2 else 1
+        number = self.threads if self.worth >= _WORTH_HELP else 1
         done = 0
         while done < len(rows):
             state = threads.new_state(len(rows), number)

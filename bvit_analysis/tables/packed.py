@@ -29,8 +29,14 @@ SAVINGS = (
 )
 "Counted first, then measured."
 
-BINARIZED = ("block linears", "attention products", "activation functions", "shifts, signs")
-"Parts whose work the packed kernels do."
+BINARIZED = (
+    "block linears",
+    "attention products",
+    "activation functions",
+    "shifts, signs",
+    "shortcuts, residuals",
+)
+"Parts whose work the packed kernels do, in passes that hold several of them."
 
 SHIPPED = ("data/benchmarks", "../data/benchmarks")
 "Where records are that come with the repository: seen from it, and from notebooks/. Names begin with the date."
@@ -42,7 +48,7 @@ _COLUMNS = {
     "memory": ("model", "batch", "way", "held_bytes", "peak_bytes"),
     "files": ("model", "way", "bytes"),
     "ledger": ("model", "way", "bytes", "operations"),
-    "start": ("model", "kernels", "first_call_s", "second_call_s"),
+    "start": ("model", "kernels", "load_s", "first_call_s", "second_call_s"),
     "ceiling": ("threads", "gmacs"),
     "goals": ("what", "where", "value", "goal", "met"),
 }

@@ -620,8 +620,8 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     script = """
 import os, warnings
 import numpy as np
-from bvit_analysis.runtime import kernels, threads
-threads.thread_count = lambda: 2
+from bvit_analysis.runtime import kernels, programs, threads
+threads.thread_count, programs._WORTH_HELP = (lambda: 2), 0
 x = np.linspace(-1, 1, 4000 * 384, dtype=np.float32).reshape(4000, 384)
 def right():
     return (kernels.sign_pack(x) == kernels.sign_pack(x, backend="numpy")).all()

@@ -21,7 +21,7 @@ from torch.nn import functional
 from bvit_analysis.config import RECIPES, ModelConfig, Recipe
 from bvit_analysis.layers.shift import TokenMeanShift, token_mean
 from bvit_analysis.parity import random_weights
-from bvit_analysis.runtime import kernels, threads
+from bvit_analysis.runtime import kernels, programs, threads
 from bvit_analysis.runtime import operations as op
 from bvit_analysis.runtime.compilation import machine_code, norm_lanes
 from bvit_analysis.runtime.kept_programs import KeptPrograms
@@ -35,7 +35,8 @@ SMALL = ModelConfig(patch_size=7, embed_dim=48, depth=2, num_heads=2)
 
 
 @pytest.fixture(autouse=True)
-def _threads_as_before() -> Iterator[None]:
+def _threads_for_any_work(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(programs, "_WORTH_HELP", 0)
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -169,7 +170,7 @@ def test_pieces_cover_everything_once(units: int, number: int, rows: int) -> Non
 
 
 def sign_program(x: ndarray, out: ndarray, number: int, times: int = 1) -> Program:
-    program = Program(number, worth=10)
+    program = Program(number)
     add = program.keep(constant(x.shape[1], -0.0))
     source = Input(address(x), x.shape[1], x.shape[1], add, len(x), address(out))
     for _ in range(times):
@@ -416,6 +417,21 @@ def test_kept_programs_serve_one_call_at_a_time() -> None:
         raise KeyError  # what failed half way is not used again
     assert len(kept._free) == 1
     assert copy.deepcopy(kept)._free == []
+
+
+def test_little_work_is_done_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    shares: list[int] = []
+    run = threads.run
+    monkeypatch.setattr(
+        threads,
+        "run",
+        lambda rows, state, first: shares.append(state.shape[1]) or run(rows, state, first),
+    )
+    x, out = draw(1, 400, 64), np.zeros((400, 1), np.uint64)
+    sign_program(x, out, 2).run()
+    sign_program(x, out, 2, times=1000).run()
+    assert shares == [1, 2]
 
 
 def test_many_threads_over_one_model() -> None:
