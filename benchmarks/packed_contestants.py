@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -15,9 +16,12 @@ from torch import Tensor, nn
 from bvit_analysis.config import ModelConfig, get_scale
 from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.packed_model import load_packed, save_packed
+from bvit_analysis.runtime import kernels
+from bvit_analysis.runtime.compilation import tile_columns
 from bvit_analysis.runtime.layer_programs import LinearProgram
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
+from bvit_analysis.runtime.programs import Finish, Input, Program, padded
 
 RECIPE = "binaryvit"
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -94,6 +98,22 @@ def quantized(model: nn.Module) -> nn.Module:
         return quantize_dynamic(copy.deepcopy(model), {nn.Linear}, dtype=torch.qint8)
 
 
+def product_program(layer: PackedLinear, x: Tensor) -> Program:
+    """Return a program of REPEATS products of packed rows, of the signs of x (M, I), with scales and bias."""
+    program = Program(torch.get_num_threads())
+    words = kernels.sign_pack(x.numpy(), backend="numba")
+    out = np.empty((len(x), layer.out_features), np.float32)
+    source = Input(0, 0, layer.in_features, 0, 1, program.keep(words))
+    columns = -(-layer.out_features // tile_columns()) * tile_columns()
+    bias = None if layer.bias is None else layer.bias.numpy()
+    vectors = ((layer.scale.numpy(), 1.0), (bias, -0.0), (None, 1.0), (None, -0.0))
+    finish = Finish(*(padded(vector, neutral, columns) for vector, neutral in vectors))
+    weight = layer.words.numpy().view(np.uint64)
+    for _ in range(REPEATS):
+        program.linear(source, len(x), weight, finish, program.keep(out), "product")
+    return program
+
+
 Ways = dict[str, Callable[[], object]]
 REPEATS = 20
 "Layers of the program that times one inside of a network."
@@ -149,11 +169,9 @@ def layer_ways(setting: Setting, batch: int) -> tuple[dict[str, Ways], dict[str,
 
     The packed layer is the whole of it, floats in and floats out: shift, sign, packing, product, scales, bias,
     shortcut and RPReLU; called from Python as one layer, and 'in a program' of REPEATS such layers, which is how a
-    network runs it. 'Product only' starts from packed words and ends with scales and bias. The others are product and
-    bias; BF16 has its input in BF16 already.
+    network runs it. 'Product only' starts from packed words and ends with scales and bias, in a program too. The
+    others are product and bias; BF16 has its input in BF16 already.
     """
-    from bvit_analysis.runtime import kernels
-
     plain, packed = float_model(setting), load_runtime(binary_model(setting)).skeleton
     tokens = plain.pos_embed.shape[1]
     found: dict[str, Ways] = {}
@@ -163,28 +181,25 @@ def layer_ways(setting: Setting, batch: int) -> tuple[dict[str, Ways], dict[str,
         layer = packed.blocks[0].get_submodule(site)
         generator = torch.Generator().manual_seed(2)
         x = torch.randn(batch, tokens, linear.in_features, generator=generator)
-        found[site] = _linear_ways(linear, layer, x, kernels, missing)
+        found[site] = _linear_ways(linear, layer, x, missing)
     return found, missing
 
 
 def _linear_ways(
-    linear: nn.Linear, layer: PackedLinear, x: Tensor, kernels: object, missing: dict[str, str]
+    linear: nn.Linear, layer: PackedLinear, x: Tensor, missing: dict[str, str]
 ) -> Ways:
     flat = x.flatten(0, 1)
     half, x_half = copy.deepcopy(linear).bfloat16(), flat.bfloat16()
-    words = kernels.sign_pack(flat.numpy())
-    weight, scale = layer.words.numpy().view("uint64"), layer.scale.numpy()
-    bias = None if layer.bias is None else layer.bias.numpy()
     ways: Ways = {
         PACKED: lambda: layer(x),
-        WORDS: lambda: kernels.linear(words, weight, layer.in_features, scale, bias),
         FP32: lambda: linear(flat),
         BF16: lambda: half(x_half),
     }
     if layer.backend == "numba":
-        program = LinearProgram(layer, len(x), x.shape[1], torch.get_num_threads(), times=REPEATS)
-        out = torch.empty(*x.shape[:2], layer.out_features)
-        ways[INSIDE] = Repeated(lambda: program.run(x, out), REPEATS)
+        whole = LinearProgram(layer, len(x), x.shape[1], torch.get_num_threads(), times=REPEATS)
+        product, out = product_program(layer, flat), torch.empty(*x.shape[:2], layer.out_features)
+        ways[INSIDE] = Repeated(lambda: whole.run(x, out), REPEATS)
+        ways[WORDS] = Repeated(product.run, REPEATS)
     try:
         small = quantized(nn.Sequential(linear))
         small(flat[:1])

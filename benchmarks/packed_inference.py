@@ -223,7 +223,7 @@ def report(record: Row) -> None:
         "of ceiling",
     )
     for (name, batch, threads, site), ways in by_place.items():
-        words = ways["packed, product only"]
+        words = ways.get("packed, product only", ways["packed"])
         share = words["of_ceiling"]
         _line(
             f"{name}, batch {batch}, {threads} thr., {site}",

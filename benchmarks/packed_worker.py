@@ -19,6 +19,7 @@ from typing import Any
 
 Rows = list[dict[str, Any]]
 _PROGRAM = "blocks"
+_REST = 0.01  # seconds in which the threads of the one before stop looking out for work
 _TURN = 0.02  # seconds that one turn of a contestant takes at least
 
 
@@ -38,6 +39,7 @@ def rounds_of(ways: dict[str, Callable[[], object]], rounds: int) -> dict[str, l
         shift = number % len(names)
         order = [*names[shift:], *names[:shift]]
         for name in order[:: -1 if number % 2 else 1]:
+            time.sleep(_REST)
             if spare[name]:
                 ways[name]()
             found[name].append(_seconds(ways[name], calls[name]))

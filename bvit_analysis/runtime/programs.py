@@ -100,7 +100,8 @@ class Program:
     _places: dict[int, tuple[ndarray, ...]] = field(default_factory=dict)
 
     def keep(self, array: ndarray) -> int:
-        """Keep an array as long as the program, and return where it begins."""
+        """Keep an array, or its contiguous copy, as long as the program; return where it begins."""
+        array = np.ascontiguousarray(array)
         self.kept.append(array)
         return address(array)
 
