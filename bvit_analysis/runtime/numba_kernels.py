@@ -193,19 +193,25 @@ def linear(
     """
     words, outputs = weight.shape
     inputs = x.shape[1]
-    tail = np.zeros((words, COLUMNS), np.uint64)  # the weights of the last, partly filled tile
     whole = outputs // COLUMNS * COLUMNS
-    for word in range(words):
-        for column in range(whole, outputs):
-            tail[word, column - whole] = weight[word, column]
-    short = np.full((ROWS, COLUMNS), np.float32(-0.0))  # adding -0.0 changes no float
-    nothing = np.full(COLUMNS, np.float32(-0.0))
-    rest = np.empty((ROWS, COLUMNS), np.float32)
-    spare = np.empty((ROWS, COLUMNS), np.float32)
-    base = np.full(1, n_in, np.int64)
+    # two allocations for all: a small layer takes a microsecond
+    integers = np.empty((words + 1, COLUMNS), np.uint64)
+    integers[words, 0] = n_in
+    if whole < outputs:  # the weights of the last, partly filled tile
+        integers[:words] = np.uint64(0)
+        for word in range(words):
+            for column in range(whole, outputs):
+                integers[word, column - whole] = weight[word, column]
+    # rows of a tile: the shortcut, what is added last, the result; and a row of nothing
+    floats = np.empty((3 * ROWS + 1, COLUMNS), np.float32)
+    floats[:ROWS] = np.float32(-0.0)  # adding -0.0 changes no float
+    floats[3 * ROWS] = np.float32(-0.0)
+    row_bytes = 4 * COLUMNS
     at_a, at_x, at_out = a.ctypes.data, x.ctypes.data, out.ctypes.data
-    at_base, at_short, at_spare = base.ctypes.data, short.ctypes.data, spare.ctypes.data
-    at_residual, at_nothing, at_rest = residual.ctypes.data, nothing.ctypes.data, rest.ctypes.data
+    at_tail, at_base = integers.ctypes.data, integers.ctypes.data + 8 * COLUMNS * words
+    at_short, at_rest = floats.ctypes.data, floats.ctypes.data + row_bytes * ROWS
+    at_spare, at_nothing = at_rest + row_bytes * ROWS, at_rest + 2 * row_bytes * ROWS
+    at_residual = residual.ctypes.data
     at_scale, at_bias = scale.ctypes.data, bias.ctypes.data
     at_slope, at_zeta = slope.ctypes.data, zeta.ctypes.data
     direct = parts == 1 and inputs % COLUMNS == 0
@@ -216,7 +222,7 @@ def linear(
             full = width == COLUMNS
             w, w_stride = weight.ctypes.data + 8 * column, 8 * outputs
             if not full:
-                w, w_stride = tail.ctypes.data, 8 * COLUMNS
+                w, w_stride = at_tail, 8 * COLUMNS
             c = 4 * column
             row = panel
             while row < end:
@@ -225,7 +231,7 @@ def linear(
                 if direct:
                     s, s_stride = at_x + 4 * (row * inputs + column % inputs), 4 * inputs
                 elif parts > 0:
-                    _gather(x, parts, outputs, row, rows, column, width, short)
+                    _gather(x, parts, outputs, row, rows, column, width, floats)
                 to, to_stride = at_spare, 4 * COLUMNS
                 r, r_stride = at_nothing, 0
                 if full:
@@ -236,7 +242,7 @@ def linear(
                     r, r_stride = at_rest, 4 * COLUMNS
                     for i in range(rows):
                         for j in range(width):
-                            rest[i, j] = residual[row + i, column + j]
+                            floats[ROWS + i, j] = residual[row + i, column + j]
                 at = at_a + 8 * words * row
                 one = (at, 8 * words, w, w_stride, words, at_base, 0)
                 two = (at_scale + c, at_bias + c, at_slope + c, at_zeta + c)
@@ -247,10 +253,10 @@ def linear(
                 if not full:
                     for i in range(rows):
                         for j in range(width):
-                            out[row + i, column + j] = spare[i, j]
+                            out[row + i, column + j] = floats[2 * ROWS + i, j]
                 row += rows
     # the addresses above keep nothing alive by themselves
-    return base[0] + tail.size + short.size + spare.size + nothing.size + rest.size
+    return integers.size + floats.size
 
 
 @called

@@ -140,10 +140,20 @@ def _sum(row: ndarray, first: int, last: int) -> None:
         start, end = op.BLOCK * block, min(op.BLOCK * (block + 1), tokens)
         sums = carray(_f64(row[op.M_SUMS] + 8 * channels * unit), channels)
         sums[:] = 0.0
-        for token in range(start, end):
-            x = carray(_f32(row[op.M_X] + 4 * stride * (image * tokens + token)), channels)
-            for c in range(channels):
-                sums[c] += np.float64(x[c])
+        at = row[op.M_X] + 4 * stride * (image * tokens + start)
+        fours = (end - start) // 4 * 4
+        for token in range(0, fours, 4):  # so that sums go through memory a fourth as often
+            a = carray(_f32(at + 4 * stride * token), channels)
+            b = carray(_f32(at + 4 * stride * (token + 1)), channels)
+            c = carray(_f32(at + 4 * stride * (token + 2)), channels)
+            d = carray(_f32(at + 4 * stride * (token + 3)), channels)
+            for i in range(channels):
+                left, right = np.float64(a[i]) + np.float64(b[i]), np.float64(c[i]) + np.float64(d[i])
+                sums[i] += left + right
+        for token in range(fours, end - start):
+            a = carray(_f32(at + 4 * stride * token), channels)
+            for i in range(channels):
+                sums[i] += np.float64(a[i])
 
 
 @called
