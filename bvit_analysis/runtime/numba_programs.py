@@ -148,7 +148,10 @@ def _sum(row: ndarray, first: int, last: int) -> None:
             c = carray(_f32(at + 4 * stride * (token + 2)), channels)
             d = carray(_f32(at + 4 * stride * (token + 3)), channels)
             for i in range(channels):
-                left, right = np.float64(a[i]) + np.float64(b[i]), np.float64(c[i]) + np.float64(d[i])
+                left, right = (
+                    np.float64(a[i]) + np.float64(b[i]),
+                    np.float64(c[i]) + np.float64(d[i]),
+                )
                 sums[i] += left + right
         for token in range(fours, end - start):
             a = carray(_f32(at + 4 * stride * token), channels)

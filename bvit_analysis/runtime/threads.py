@@ -139,6 +139,10 @@ def run(rows: ndarray, state: ndarray, first: int) -> int:
         try:
             _team.post(rows, state, first)
             return int(work(rows, state, first, _NO_MAIL, 0))
+        except BaseException:
+            # An interruption between the two: helpers are at work in memory that must not be let go before all is done.
+            work(rows, state, first, _NO_MAIL, 0)
+            raise
         finally:
             _team.lock.release()
     return int(work(rows, state, first, _NO_MAIL, 0))

@@ -343,6 +343,28 @@ def test_attention_is_the_float_attention(
     np.testing.assert_array_equal(got, expected)
 
 
+@pytest.mark.parametrize("head_dim", [8, 64, 96])
+@pytest.mark.parametrize("tokens", [5, 197, 1025])
+@pytest.mark.parametrize("scale", [0.003, 0.1, 0.7])
+def test_the_margin_of_a_tie_is_above_what_softmax_is_wrong_by(
+    head_dim: int, tokens: int, scale: float
+) -> None:
+    counts = np.random.default_rng(tokens).binomial(head_dim, 0.5, (200, tokens))
+    score_scale = np.array([scale], np.float32)
+    scores = (head_dim - 2 * counts).astype(np.float32) * score_scale
+    found = torch.from_numpy(scores).softmax(dim=-1).double().numpy()
+    exact = np.exp(scores.astype(np.float64) - scores.max(axis=1, keepdims=True))
+    exact /= exact.sum(axis=1, keepdims=True)
+    wrong = np.abs(found / exact - 1)[exact > 1e-30].max()
+    margin = kernels.tie_margin(score_scale, np.array([2 / tokens], np.float32), head_dim, tokens)
+    assert 0 < 2 * wrong < margin < 2e-4
+    assert (
+        kernels.tie_margin(score_scale, np.array([1e-31], np.float32), head_dim, tokens) == math.inf
+    )
+    odd = np.array([np.nan], np.float32)
+    assert kernels.tie_margin(odd, None, head_dim, tokens) == math.inf
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_only_rows_near_a_tie_ask_for_the_softmax(form: str) -> None:
     x = [draw(seed, 2 * 50, 3 * 32) for seed in (1, 2, 3)]

@@ -123,7 +123,7 @@ def test_a_norm_that_differs_in_one_bit_is_noticed() -> None:
 
     def other(rows: ndarray) -> ndarray:
         wrong = torchs(rows)
-        wrong[63, 7] = np.nextafter(wrong[63, 7], np.float32(9))
+        wrong[-1, 7] = np.nextafter(wrong[-1, 7], np.float32(1e9))
         return wrong
 
     assert norm_agrees(torchs, weight, bias, 1e-6)
@@ -251,6 +251,27 @@ def test_a_second_caller_runs_alone() -> None:
     with threads._team.lock:
         sign_program(x, out, 2).run()
     np.testing.assert_array_equal(out, kernels.sign_pack(x, backend="numpy"))
+
+
+def test_an_interruption_lets_no_memory_go_before_helpers_are_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    x, out = draw(1, 4000, 640), np.zeros((4000, 10), np.uint64)
+    rows = sign_program(x, out, 2, times=20).rows()
+    state = threads.new_state(len(rows), 2)
+    post = threads._team.post
+
+    def interrupted(*given: object) -> None:
+        post(*given)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threads._team, "post", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.run(rows, state, 0)
+    assert (state[:, :, op.DONE].sum(axis=1) == rows[:, op.PIECES]).all()
+    np.testing.assert_array_equal(out, kernels.sign_pack(x, backend="numpy"))
+    assert threads._team.lock.acquire(blocking=False)
+    threads._team.lock.release()
 
 
 def test_torchs_threads_are_lent_and_given_back() -> None:
