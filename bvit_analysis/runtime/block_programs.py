@@ -9,6 +9,7 @@ Shape letters: B images, N tokens, M = B N rows, C channels, H hidden channels, 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,14 @@ from bvit_analysis.runtime.layer_programs import (
     write_linear,
 )
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear
-from bvit_analysis.runtime.programs import ELSEWHERE, Program, Scores, address, norm_agrees
+from bvit_analysis.runtime.programs import (
+    ELSEWHERE,
+    Program,
+    Scores,
+    Workspace,
+    address,
+    norm_agrees,
+)
 
 NORMS, ATTENTION = "norms", "attention products"
 "Parts of the network that the time of an operation is booked on, beside SIGNS and LINEARS."
@@ -130,16 +138,13 @@ class Untouched:
 class _Doubt:
     """What settles an attention's rows near a tie."""
 
-    q: ndarray
-    k: ndarray
-    v: ndarray
     head_dim: int
     value_scale: ndarray
     exact: kernels.ExactBits
 
 
 class BlockProgram:
-    """The program of all blocks for a number of images, with the memory it works in; one call at a time.
+    """The program of all blocks for a number of images, ; one call at a time.
 
     Args:
         blocks: Blocks that why_not() has nothing against; they must stay in eval mode and not be replaced.
@@ -162,34 +167,42 @@ class BlockProgram:
             *(words_of(linear.in_features) for linear in linears),
             *(3 * a.num_heads * words_of(a.head_dim) for a in attentions),
         )
-        self._h = np.empty((rows, channels), np.float32)
-        self._wide = np.empty(rows * wide, np.float32)
+        self._space = Workspace()
+        self._h = self._space.take(np.float32, rows * channels)
+        self._wide = self._space.take(np.float32, rows * wide)
         inputs = max(wide, *(linear.in_features for linear in linears))
-        self._scratch = Scratch.sized(images, tokens, inputs, packed)
-        self._near = np.zeros((images, heads, tokens), bool)
+        self._scratch = Scratch.sized(self._space, images, tokens, inputs, packed)
+        self._near = self._space.take(np.bool_, rows * heads)
         for block in blocks:
             self._write(block)
 
     def run(self, x: ndarray, out: ndarray) -> None:
         """Run all blocks on x (B, N, C), and write the result into out (B, N, C), contiguous, which may be x itself."""
-        np.copyto(out, x)
-        self.program.place(ELSEWHERE, address(out))
-        self.program.run(self._settle)
+        if out is not x:
+            np.copyto(out, x)
+        with self._placed(out):
+            self.program.run(self._settle)
 
     def timed(self, x: ndarray) -> dict[str, float]:
         """Run all blocks on x (B, N, C) operation by operation; return the seconds of each part."""
-        out = x.copy()
-        self.program.place(ELSEWHERE, address(out))
+        with self._placed(x.copy()):
+            seconds = self.program.timed(self._settle)
         parts = dict.fromkeys((NORMS, SIGNS, LINEARS, ATTENTION), 0.0)
-        for label, seconds in zip(
-            self.program.labels, self.program.timed(self._settle), strict=True
-        ):
-            parts[label] += seconds
+        for label, own in zip(self.program.labels, seconds, strict=True):
+            parts[label] += own
         return parts
+
+    @contextmanager
+    def _placed(self, x: ndarray) -> Iterator[None]:
+        """Let the program work on x (B, N, C), contiguous, in place."""
+        self.program.place(ELSEWHERE, address(x))
+        with self._space.there() as where:
+            self.program.place_workspace(where)
+            yield
 
     def _write(self, block: Any) -> None:
         attention = block.attn
-        wide, h, x = address(self._wide), address(self._h), ELSEWHERE
+        wide, h, x = self._wide, self._h, ELSEWHERE
         self._norm(block.norm1, x, h)
         self._linear(attention.qkv, h, wide)
         self._attention(attention)
@@ -214,12 +227,10 @@ class BlockProgram:
         signs = (layer.q_sign, layer.k_sign, layer.v_sign)
         shifts = [sign.shift for sign in signs]
         channels = 3 * heads * head_dim
-        x = address(self._wide)
-        source = write_input(self.program, self._scratch, x, shifts, channels, 3 * heads)
+        source = write_input(self.program, self._scratch, self._wide, shifts, channels, 3 * heads)
         self.program.sign(source, rows, SIGNS)
         width = heads * words_of(head_dim)
-        words = self._scratch.packed[: rows * 3 * width].reshape(rows, 3 * width)
-        starts = [address(words) + 8 * width * part for part in range(3)]
+        starts = [self._scratch.packed + 8 * width * part for part in range(3)]
         bits = layer.probabilities
         score_scale, value_scale = bits.score_scale.numpy(), layer.value_scale.numpy()
         level = None if bits.level is None else bits.level.numpy()
@@ -227,19 +238,18 @@ class BlockProgram:
         rules = kernels.rules_of(score_scale, level, head_dim)
         scores = Scores(*rules, kernels.lanes_of(value_scale), np.array([margin]))
         if level is not None:
-            q, k, v = (words[:, width * part : width * (part + 1)] for part in range(3))
-            doubt = _Doubt(q, k, v, head_dim, value_scale, bits.exact)
-            self._doubts[len(self.program.lines)] = doubt
+            self._doubts[len(self.program.labels)] = _Doubt(head_dim, value_scale, bits.exact)
         self.program.attend(
-            (starts[0], starts[1], starts[2]), 3 * width, self.images, self.tokens, head_dim, scores, address(self._h),
-            address(self._near), ATTENTION,
+            (starts[0], starts[1], starts[2]), 3 * width, self.images, self.tokens, head_dim, scores, self._h,
+            self._near, ATTENTION,
         )  # fmt: skip
 
     def _settle(self, number: int) -> None:
         doubt = self._doubts[number]
-        heads = len(doubt.value_scale)
-        near = self._near.reshape(-1)[: self.images * heads * self.tokens]
-        near = near.reshape(self.images, heads, self.tokens)
-        kernels.settle(
-            self._h, near, doubt.q, doubt.k, doubt.v, doubt.head_dim, doubt.value_scale, doubt.exact
-        )
+        heads, rows = len(doubt.value_scale), self.images * self.tokens
+        width = heads * words_of(doubt.head_dim)
+        out = self._space.view(self._h, np.float32, rows, heads * doubt.head_dim)
+        near = self._space.view(self._near, np.bool_, self.images, heads, self.tokens)
+        words = self._space.view(self._scratch.packed, np.uint64, rows, 3, width)
+        q, k, v = (words[:, part] for part in range(3))
+        kernels.settle(out, near, q, k, v, doubt.head_dim, doubt.value_scale, doubt.exact)

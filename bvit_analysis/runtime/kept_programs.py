@@ -1,4 +1,4 @@
-"""Programs that are kept for the next call: each has memory of its own and serves one call at a time."""
+"""Programs that are kept for the next call; each serves one call at a time."""
 
 from __future__ import annotations
 

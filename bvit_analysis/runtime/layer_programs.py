@@ -22,7 +22,7 @@ from bvit_analysis.runtime.programs import (
     Finish,
     Input,
     Program,
-    address,
+    Workspace,
     constant,
     padded,
 )
@@ -72,27 +72,28 @@ def why_not_linear(layer: PackedLinear) -> str | None:
 
 @dataclass(frozen=True)
 class Scratch:
-    """What the operations of a layer read and write besides its input: B, N, and memory for shifts and bits."""
+    """What the operations of a layer read and write besides its input: B, N, and addresses for shifts and bits."""
 
     images: int
     tokens: int
-    add: ndarray
+    add: int
     "(B, C) float32, C as large as needed."
-    packed: ndarray
+    packed: int
     "(M W,) uint64."
-    sums: ndarray
+    sums: int
     "(B ceil(N / BLOCK) C,) float64."
 
     @classmethod
-    def sized(cls, images: int, tokens: int, channels: int, words: int) -> Scratch:
-        """Return memory for layers of up to so many input channels, and words a row."""
-        # np.empty takes no memory before it is written, so no page is there for nothing
+    def sized(
+        cls, space: Workspace, images: int, tokens: int, channels: int, words: int
+    ) -> Scratch:
+        """Reserve memory for layers of up to so many input channels, and words a row."""
         return cls(
             images,
             tokens,
-            np.empty((images, channels), np.float32),
-            np.empty(images * tokens * words, np.uint64),
-            np.empty(images * -(-tokens // op.BLOCK) * channels, np.float64),
+            space.take(np.float32, images * channels),
+            space.take(np.uint64, images * tokens * words),
+            space.take(np.float64, images * -(-tokens // op.BLOCK) * channels),
         )
 
     @property
@@ -110,15 +111,16 @@ def write_input(
     heads: int = 1,
 ) -> Input:
     """Write what shifts of one type, each of its share of the channels, add to x (M, C); return how to read x."""
-    packed = address(scratch.packed)
+    packed = scratch.packed
     first = shifts[0]
     if isinstance(first, TokenMeanShift):
         bias, share = (
             _joined([getattr(shift, name) for shift in shifts]) for name in ("bias", "share")
         )
-        add = address(scratch.add)
-        sums = address(scratch.sums)
-        program.mean(x, channels, scratch.images, scratch.tokens, bias, share, sums, add, SIGNS)
+        add = scratch.add
+        program.mean(
+            x, channels, scratch.images, scratch.tokens, bias, share, scratch.sums, add, SIGNS
+        )
         return Input(x, channels, channels, add, scratch.tokens, packed, heads)
     if isinstance(first, StaticShift):
         constants = _joined([shift.bias for shift in shifts if isinstance(shift, StaticShift)])
@@ -164,15 +166,18 @@ class LinearProgram:
     ) -> None:
         self._program = Program(threads)
         inputs = layer.in_features
-        self._kept = Scratch.sized(images, tokens, inputs, words_of(inputs))
+        self._space = Workspace()
+        scratch = Scratch.sized(self._space, images, tokens, inputs, words_of(inputs))
         for _ in range(times):
-            write_linear(self._program, self._kept, layer, ELSEWHERE, OUTSIDE)
+            write_linear(self._program, scratch, layer, ELSEWHERE, OUTSIDE)
 
     def run(self, x: Tensor, out: Tensor) -> None:
         """Compute the layer of x (B, N, I), contiguous, into out (B, N, O)."""
         self._program.place(ELSEWHERE, x.data_ptr())
         self._program.place(OUTSIDE, out.data_ptr())
-        self._program.run()
+        with self._space.there() as where:
+            self._program.place_workspace(where)
+            self._program.run()
 
 
 def _joined(vectors: list[Tensor]) -> ndarray:

@@ -10,8 +10,10 @@ a head.
 from __future__ import annotations
 
 import functools
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -39,6 +41,61 @@ def address(array: ndarray | None) -> int:
 
 ELSEWHERE, OUTSIDE = -1, -2
 "Addresses that are given at each run: see Program.place()."
+_WORKSPACE = -(2**60)  # addresses from here on are offsets
+
+
+_KEPT_BYTES = 2**18
+
+
+class Workspace:
+    """Memory that operations read and write in between; it is there during a run alone, unless it is little.
+
+    Between runs whatever else computes may have it: the peak is of one or the other, not of both.
+    """
+
+    def __init__(self) -> None:
+        self._starts: list[int] = []
+        self._end = 0
+        self._memory: list[ndarray] = []
+
+    def take(self, kind: type[np.generic], count: int) -> int:
+        """Reserve memory for `count` numbers; return what stands for its address in a program."""
+        self._starts.append(self._end)
+        self._end += max(1, -(-count * np.dtype(kind).itemsize // 64)) * 64
+        return _WORKSPACE + self._starts[-1]
+
+    def view(self, place: int, kind: type[np.generic], *shape: int) -> ndarray:
+        """Return reserved memory as an array, during a run."""
+        memory = self._memory[self._starts.index(place - _WORKSPACE)]
+        return memory[: math.prod(shape) * np.dtype(kind).itemsize].view(kind).reshape(shape)
+
+    @contextmanager
+    def there(self) -> Iterator[tuple[ndarray, ndarray] | None]:
+        """Have the memory, piece by piece, as small holes are found sooner.
+
+        Gives where pieces start and are, for Program.place_workspace(); None if they are where they were before.
+        """
+        if self._memory:
+            yield None
+            return
+        ends = [*self._starts[1:], self._end]
+        self._memory = [
+            _aligned(end - start) for start, end in zip(self._starts, ends, strict=True)
+        ]
+        try:
+            yield np.array(self._starts), np.array([address(piece) for piece in self._memory])
+        except BaseException:
+            self._memory = []  # nobody knows whether its addresses were put into a program
+            raise
+        if self._end > _KEPT_BYTES:
+            self._memory = []
+
+
+def _aligned(size: int) -> ndarray:
+    """Return so many bytes that begin at a multiple of 64."""
+    whole = np.empty(size + 64, np.uint8)
+    start = -address(whole) % 64
+    return whole[start : start + size]
 
 
 class Input(NamedTuple):
@@ -89,15 +146,16 @@ class Program:
     """Operations in the order they run in, for at most `threads` threads."""
 
     threads: int
-    lines: list[list[int]] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     "What each operation belongs to, for accounts of time."
     kept: list[Any] = field(default_factory=list)
     "Arrays that the addresses point into."
     worth: float = 0.0
     "Work, in times that waking a thread takes."
+    _lines: list[list[int]] = field(default_factory=list)
     _rows: ndarray | None = None
     _places: dict[int, tuple[ndarray, ...]] = field(default_factory=dict)
+    _offsets: tuple[tuple[ndarray, ...], ndarray, ndarray] | None = None
 
     def keep(self, array: ndarray) -> int:
         """Keep an array, or its contiguous copy, as long as the program; return where it begins."""
@@ -171,6 +229,20 @@ class Program:
             places = self._places[sentinel] = np.nonzero(rows == sentinel)
         rows[places] = where
 
+    def place_workspace(self, given: tuple[ndarray, ndarray] | None) -> None:
+        """Put the addresses of a workspace's memory wherever a place in it was used; see Workspace.there()."""
+        if given is None:
+            return
+        starts, where = given
+        rows = self.rows()
+        if self._offsets is None:
+            places = np.nonzero(rows <= _WORKSPACE // 2)
+            offsets = rows[places] - _WORKSPACE
+            piece = np.searchsorted(starts, offsets, side="right") - 1
+            self._offsets = places, piece, offsets - starts[piece]
+        places, piece, offsets = self._offsets
+        rows[places] = where[piece] + offsets
+
     def timed(self, settle: Settle | None = None) -> list[float]:
         """Run all operations one by one, and return the seconds of each."""
         rows, seconds = self.rows(), []
@@ -181,9 +253,10 @@ class Program:
         return seconds
 
     def rows(self) -> ndarray:
-        """Return the operations as the kernels read them, (n, FIELDS) int64."""
-        if self._rows is None or len(self._rows) != len(self.lines):
-            self._rows = np.array(self.lines, np.int64).reshape(-1, op.FIELDS)
+        """Return the operations as the kernels read them, (n, FIELDS) int64; none can be added after that."""
+        if self._rows is None:
+            self._rows = np.array(self._lines, np.int64).reshape(-1, op.FIELDS)
+            self._lines.clear()  # as large as a layer's weights
         return self._rows
 
     def _run(self, rows: ndarray, settle: Settle | None) -> None:
@@ -203,7 +276,8 @@ class Program:
         wanted = 1 if self.threads == 1 else max(1, min(4 * self.threads, int(400 * worth)))
         each = max(1, -(-units // (wanted * multiple)) * multiple)
         line = [kind, units, each, -(-units // each), *fields]
-        self.lines.append(line + [0] * (op.FIELDS - len(line)))
+        assert self._rows is None
+        self._lines.append(line + [0] * (op.FIELDS - len(line)))
         self.labels.append(label)
         self.worth += worth
 

@@ -40,6 +40,11 @@ def thread_count() -> int:
     return os.cpu_count() or 1
 
 
+def threads_are_lent() -> bool:
+    """Return whether this thread is inside of lent_threads()."""
+    return getattr(_here, "lent", None) is not None
+
+
 @functools.cache
 def _openmp() -> list[Any]:
     """Return the OpenMP libraries that are loaded; none where threadpoolctl is not installed."""

@@ -26,7 +26,14 @@ from bvit_analysis.runtime import operations as op
 from bvit_analysis.runtime.compilation import machine_code, norm_lanes
 from bvit_analysis.runtime.kept_programs import KeptPrograms
 from bvit_analysis.runtime.model import PackedModel, load_runtime
-from bvit_analysis.runtime.programs import Input, Program, address, constant, norm_agrees
+from bvit_analysis.runtime.programs import (
+    Input,
+    Program,
+    Workspace,
+    address,
+    constant,
+    norm_agrees,
+)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="programs need numba"
@@ -380,6 +387,30 @@ def test_memory_of_a_program_is_used_again() -> None:
     logits(runtime, images(4))
     assert len(blocks._programs._free) == 2  # the oldest was let go
     assert torch.equal(logits(runtime, images(2)), wanted)
+
+
+def test_a_workspace_is_there_during_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = Workspace()
+    places = [space.take(np.float32, 3), space.take(np.uint64, 20), space.take(np.bool_, 0)]
+    assert len(set(places)) == 3
+    for kept_bytes in (0, 2**20):
+        monkeypatch.setattr(programs, "_KEPT_BYTES", kept_bytes)
+        with space.there() as given:
+            assert given is not None
+            assert (given[1] % 64 == 0).all()
+            view = space.view(places[1], np.uint64, 5, 4)
+            assert address(view) == given[1][1]
+            view[:] = 7
+            assert view.flags.writeable
+        with space.there() as again:
+            assert (again is None) == (kept_bytes > 0)
+    small_memory = load_runtime(small(), backend="numba")
+    wanted = logits(small_memory, images(3))
+    monkeypatch.setattr(programs, "_KEPT_BYTES", 0)
+    large_memory = load_runtime(small(), backend="numba")
+    for _ in range(3):
+        assert torch.equal(logits(small_memory, images(3)), wanted)
+        assert torch.equal(logits(large_memory, images(3)), wanted)
 
 
 def test_programs_follow_their_weights() -> None:
