@@ -144,7 +144,7 @@ class _Doubt:
 
 
 class BlockProgram:
-    """The program of all blocks for a number of images, ; one call at a time.
+    """The program of all blocks for a number of images; one call at a time.
 
     Args:
         blocks: Blocks that why_not() has nothing against; they must stay in eval mode and not be replaced.
