@@ -67,7 +67,6 @@ class PackedModel(nn.Module):
                 module.choose(self.backend)
         for parameter in self.parameters():
             parameter.requires_grad_(False)
-        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         self._check(images)

@@ -16,17 +16,12 @@ from numba.core import cgutils
 from numpy import ndarray
 
 from bvit_analysis.runtime.jit import NORM_LANES, called, intrinsic
+from bvit_analysis.runtime.numba_kernels import splat
 
-_I32, _I64, _F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
+_I64, _F32 = ir.IntType(64), ir.FloatType()
 _FLOATS = ir.VectorType(_F32, NORM_LANES)
 _CHUNK = 16  # vectors
 _DEPTH = 16  # levels of the cascade: rows of up to 16 * NORM_LANES * 2^15 channels
-
-
-def _splat(builder: Any, value: Any) -> Any:
-    first = builder.insert_element(ir.Constant(_FLOATS, ir.Undefined), value, ir.Constant(_I32, 0))
-    zeros = ir.Constant(ir.VectorType(_I32, NORM_LANES), [0] * NORM_LANES)
-    return builder.shuffle_vector(first, ir.Constant(_FLOATS, ir.Undefined), zeros)
 
 
 def _fma(builder: Any, a: Any, b: Any, c: Any) -> Any:
@@ -68,7 +63,7 @@ def _moments(rows: int) -> Any:
             with cgutils.for_range(builder, vectors) as loop:
                 share = builder.add(inverse, builder.mul(loop.index, ir.Constant(_I64, 4)))
                 share = builder.load(builder.inttoptr(share, _F32.as_pointer()), align=4)
-                share = _splat(builder, share)
+                share = splat(builder, share, NORM_LANES)
                 for start, (mean, squares) in zip(starts, slots, strict=True):
                     value = builder.load(_at(builder, start, loop.index), align=4)
                     delta = builder.fsub(value, builder.load(mean))
@@ -101,8 +96,8 @@ def _join(typing: Any, c: Any, count: Any, m1_add: Any, m2_add: Any, m1: Any, m2
         mean, squares = (builder.load(_at(builder, place), align=4) for place in (m1, m2))
         delta = builder.fsub(builder.load(_at(builder, m1_add), align=4), mean)
         both = builder.fadd(squares, builder.load(_at(builder, m2_add), align=4))
-        moved = builder.fmul(_splat(builder, c), delta)
-        weighted = builder.fmul(delta, _splat(builder, count))
+        moved = builder.fmul(splat(builder, c, NORM_LANES), delta)
+        weighted = builder.fmul(delta, splat(builder, count, NORM_LANES))
         builder.store(builder.fadd(mean, moved), _at(builder, m1), align=4)
         builder.store(_fma(builder, weighted, moved, both), _at(builder, m2), align=4)
         return context.get_dummy_value()
@@ -128,7 +123,7 @@ def _scale_row(
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         x, vectors, shift, rstd, weight, bias, out = args
-        shifts, rstds = _splat(builder, shift), _splat(builder, rstd)
+        shifts, rstds = splat(builder, shift, NORM_LANES), splat(builder, rstd, NORM_LANES)
         with cgutils.for_range(builder, vectors) as loop:
             values = [
                 builder.load(_at(builder, place, loop.index), align=4)

@@ -47,26 +47,21 @@ _f32, _f64, _i64, _u64 = (
 _bool = _pointer(types.boolean)
 
 
-@intrinsic
-def _add_to(typing: Any, address: Any, value: Any) -> Any:
-    """Add to an integer in memory as one step for all threads; return what it was."""
+def _atomic(operation: str) -> Any:
+    """Make the function that changes an integer in memory as one step for all threads, and returns what it was."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = builder.inttoptr(args[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", place, args[1], "acq_rel")
+    @intrinsic
+    def change(typing: Any, address: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = builder.inttoptr(args[0], _I64.as_pointer())
+            return builder.atomic_rmw(operation, place, args[1], "acq_rel")
 
-    return types.int64(types.int64, types.int64), generate
+        return types.int64(types.int64, types.int64), generate
+
+    return change
 
 
-@intrinsic
-def _swap(typing: Any, address: Any, value: Any) -> Any:
-    """Replace an integer in memory as one step for all threads; return what it was."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        place = builder.inttoptr(args[0], _I64.as_pointer())
-        return builder.atomic_rmw("xchg", place, args[1], "acq_rel")
-
-    return types.int64(types.int64, types.int64), generate
+_add_to, _swap = _atomic("add"), _atomic("xchg")
 
 
 @intrinsic
