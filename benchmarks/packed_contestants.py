@@ -17,11 +17,10 @@ from bvit_analysis.config import ModelConfig, get_scale
 from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.packed_model import load_packed, save_packed
 from bvit_analysis.runtime import kernels
-from bvit_analysis.runtime.compilation import tile_columns
 from bvit_analysis.runtime.layer_programs import LinearProgram
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
-from bvit_analysis.runtime.programs import Finish, Input, Program, padded
+from bvit_analysis.runtime.programs import Input, Program, finish_of
 
 RECIPE = "binaryvit"
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -104,10 +103,8 @@ def product_program(layer: PackedLinear, x: Tensor) -> Program:
     words = kernels.sign_pack(x.numpy(), backend="numba")
     out = np.empty((len(x), layer.out_features), np.float32)
     source = Input(0, 0, layer.in_features, 0, 1, program.keep(words))
-    columns = -(-layer.out_features // tile_columns()) * tile_columns()
     bias = None if layer.bias is None else layer.bias.numpy()
-    vectors = ((layer.scale.numpy(), 1.0), (bias, -0.0), (None, 1.0), (None, -0.0))
-    finish = Finish(*(padded(vector, neutral, columns) for vector, neutral in vectors))
+    finish = finish_of(layer.out_features, layer.scale.numpy(), bias)
     weight = layer.words.numpy().view(np.uint64)
     for _ in range(REPEATS):
         program.linear(source, len(x), weight, finish, program.keep(out), "product")

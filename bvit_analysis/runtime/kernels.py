@@ -25,13 +25,12 @@ from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
 from bvit_analysis.runtime import numpy_kernels, threads
 from bvit_analysis.runtime.compilation import tile_columns
 from bvit_analysis.runtime.programs import (
-    Finish,
     Input,
     Program,
     Scores,
     address,
     constant,
-    padded,
+    finish_of,
 )
 
 BACKENDS = ("numba", "numpy")
@@ -163,16 +162,10 @@ def linear(
         parts = max(1, inputs // outputs)
     if choose_backend(backend) == "numpy":
         return numpy_kernels.linear(a, weight, n_in, scale, bias, shortcut, slope, zeta)
-    length = -(-outputs // tile_columns()) * tile_columns()
-    # what is missing is replaced by what changes no float
-    finish = Finish(
-        padded(scale, 1.0, length),
-        padded(bias, -0.0, length),
-        padded(slope, 1.0, length),
-        padded(zeta, -0.0, length),
-        address(shortcut),
-        parts,
-        0 if shortcut is None else shortcut.shape[1],
+    finish = finish_of(outputs, scale, bias, slope, zeta)._replace(
+        shortcut=address(shortcut),
+        parts=parts,
+        inputs=0 if shortcut is None else shortcut.shape[1],
     )
     a, weight = np.ascontiguousarray(a), np.ascontiguousarray(weight)
     out = np.empty((rows, outputs), np.float32)

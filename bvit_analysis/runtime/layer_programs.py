@@ -15,16 +15,14 @@ from torch import Tensor, nn
 
 from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
 from bvit_analysis.runtime import operations as op
-from bvit_analysis.runtime.compilation import tile_columns
 from bvit_analysis.runtime.programs import (
     ELSEWHERE,
     OUTSIDE,
-    Finish,
     Input,
     Program,
     Workspace,
     constant,
-    padded,
+    finish_of,
 )
 
 if TYPE_CHECKING:
@@ -133,14 +131,12 @@ def write_linear(
     program: Program, scratch: Scratch, layer: PackedLinear, x: int, out: int, *, residual: int = 0
 ) -> None:
     """Write a linear layer of x (M, I) into out (M, O), which may be the residual that is added to it."""
-    length = -(-layer.out_features // tile_columns()) * tile_columns()
     scale, bias, slope, zeta = (
-        padded(None if vector is None else vector.numpy(), neutral, length)
-        for vector, neutral in (
-            (layer.scale, 1.0), (layer.bias, -0.0), (layer.slope, 1.0), (layer.zeta, -0.0)
-        )
-    )  # fmt: skip
-    finish = Finish(scale, bias, slope, zeta, residual=residual)
+        None if vector is None else vector.numpy()
+        for vector in (layer.scale, layer.bias, layer.slope, layer.zeta)
+    )
+    assert scale is not None
+    finish = finish_of(layer.out_features, scale, bias, slope, zeta)._replace(residual=residual)
     if layer.shortcut:
         parts = averaged_parts(layer)
         assert parts is not None

@@ -308,6 +308,23 @@ def padded(vector: ndarray | None, neutral: float, length: int) -> ndarray:
     return vector if len(vector) == length else np.resize(vector, length)
 
 
+def finish_of(
+    outputs: int,
+    scale: ndarray,
+    bias: ndarray | None = None,
+    slope: ndarray | None = None,
+    zeta: ndarray | None = None,
+) -> Finish:
+    """Return how a product of so many outputs is finished; what is missing is replaced by what changes no float."""
+    length = -(-outputs // tile_columns()) * tile_columns()
+    return Finish(
+        padded(scale, 1.0, length),
+        padded(bias, -0.0, length),
+        padded(slope, 1.0, length),
+        padded(zeta, -0.0, length),
+    )
+
+
 def norm_agrees(
     norm: Callable[[ndarray], ndarray], weight: ndarray, bias: ndarray, eps: float
 ) -> bool:
