@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, get_scale
 from bvit_analysis.convert import binarize, build_model, calibrate
-from bvit_analysis.packed_model import load_packed, save_packed
-from bvit_analysis.runtime import kernels
+from bvit_analysis.packed.model import load_packed, save_packed
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels.programs import Input, Program, finish_of
 from bvit_analysis.runtime.layer_programs import LinearProgram
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
-from bvit_analysis.runtime.programs import Input, Program, finish_of
 
 RECIPE = "binaryvit"
 SITES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")

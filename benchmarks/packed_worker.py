@@ -113,7 +113,7 @@ def layers(model: str, batch: int, threads: int, rounds: int) -> dict[str, Any]:
 
 def popcount_ceiling() -> float | None:
     """Return the GMAC/s that a loop over registers alone reaches on one core; None without numba."""
-    from bvit_analysis.runtime import kernels
+    from bvit_analysis.runtime.kernels import products as kernels
 
     measure = getattr(kernels, "popcount_ceiling", None)
     if measure is None or kernels.choose_backend() != "numba":

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from bvit_analysis.convert import calibrate as calibrate
     from bvit_analysis.costs import model_cost as model_cost
     from bvit_analysis.errors import BvitError as BvitError
-    from bvit_analysis.packed_model import load_packed as load_packed
-    from bvit_analysis.packed_model import save_packed as save_packed
+    from bvit_analysis.packed import load_packed as load_packed
+    from bvit_analysis.packed import save_packed as save_packed
     from bvit_analysis.records import Run as Run
     from bvit_analysis.records import find_runs as find_runs
     from bvit_analysis.records import load_run as load_run
@@ -48,8 +48,8 @@ _HOMES = {
     "calibrate": "convert",
     "model_cost": "costs",
     "BvitError": "errors",
-    "load_packed": "packed_model",
-    "save_packed": "packed_model",
+    "load_packed": "packed",
+    "save_packed": "packed",
     "Run": "records",
     "find_runs": "records",
     "load_run": "records",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bvit_analysis.instruments.distortion import float_attention, float_probabilities
 from bvit_analysis.layers.attention import BinaryProbabilities
-from bvit_analysis.run_attention import MAX_ATTENTION_VALUES, AttentionExamples
+from bvit_analysis.records.attention import MAX_ATTENTION_VALUES, AttentionExamples
 from bvit_analysis.sites import Site
 
 

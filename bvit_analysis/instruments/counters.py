@@ -23,10 +23,9 @@ from torch import Tensor, nn
 
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.layers.linear import BinaryLinear
+from bvit_analysis.records.columns import WITHIN
 from bvit_analysis.sites import EffectiveSign, Site
 
-WITHIN = (1, 5, 10, 50, 100)
-"Flip-back is counted within so many steps."
 BUCKETS = len(WITHIN) + 1
 "One for each of WITHIN, and one for gaps that are longer or unknown."
 

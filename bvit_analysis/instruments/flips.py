@@ -12,8 +12,9 @@ from torch import Tensor
 
 from bvit_analysis.errors import CheckpointError
 from bvit_analysis.instruments.base import Instrument, Rows
-from bvit_analysis.instruments.counters import BUCKETS, WITHIN, SignTracker
+from bvit_analysis.instruments.counters import BUCKETS, SignTracker
 from bvit_analysis.measures import flip_flop_ratio, near_threshold_share, share
+from bvit_analysis.records.columns import WITHIN
 from bvit_analysis.sites import Site
 
 _SAMPLE = 256

@@ -21,16 +21,11 @@ import pandas as pd
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from bvit_analysis.plots import style
+from bvit_analysis.outputs import FIGURES_VARIABLE, STEM_KEY
 from bvit_analysis.plots.drawn import drawn_numbers
+from bvit_analysis.plots.look import bvit, to_png
 
 __all__ = ["drawn_numbers", "save_figure", "save_shown", "to_csv", "to_svg"]
-
-FIGURES_VARIABLE = "BVIT_FIGURES"
-"Environment variable: folder in which each figure that a notebook shows is saved; unset saves none."
-
-STEM_KEY = "bvit_figure"
-"Key in the metadata of an output that tells its files: a stem, or a list of stems."
 
 _MANY_CELLS = 2_000  # a mesh of more is a picture within the SVG, not that many paths
 
@@ -50,7 +45,7 @@ def save_figure(
         Paths by ending: ``png``, ``svg``, ``csv``.
     """
     contents = {
-        "png": png or style.to_png(figure),
+        "png": png or to_png(figure),
         "svg": to_svg(figure),
         "csv": to_csv(drawn_numbers(figure)),
     }
@@ -65,7 +60,7 @@ def save_figure(
 def to_svg(figure: Figure) -> bytes:
     """Return the figure as SVG with text as text; no date, no address, the same bytes each time."""
     buffer = io.BytesIO()
-    with style.bvit(), matplotlib.rc_context({"svg.fonttype": "none"}), _flat_meshes(figure):
+    with bvit(), matplotlib.rc_context({"svg.fonttype": "none"}), _flat_meshes(figure):
         empty = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", dpi=200, metadata=empty)
     # The document type names an address at w3.org that no browser needs.

@@ -25,10 +25,10 @@ from bvit_analysis.plots.series import (
     site_data,
 )
 from bvit_analysis.records import Run
+from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
 
-FLIP_BACK_STEPS = (1, 5, 10, 50, 100)
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
 _MOST_BINS = 45
 

@@ -7,15 +7,12 @@ kept alive by a global list and drawing works in threads, widgets and batch jobs
 from __future__ import annotations
 
 import base64
-import io
 import math
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
@@ -25,16 +22,12 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from bvit_analysis.plots.export import save_shown
+from bvit_analysis.plots.look import OTHER_COLOURS
+from bvit_analysis.plots.look import RECIPE_COLOURS as RECIPE_COLOURS
+from bvit_analysis.plots.look import bvit as bvit
+from bvit_analysis.plots.look import to_png as to_png
 from bvit_analysis.tables import ordered
-
-RECIPE_COLOURS: dict[str, str] = {
-    "baseline": "#444444",
-    "grs": "#D55E00",
-    "asm": "#0072B2",
-    "binaryvit": "#009E73",
-    "float": "#CC79A7",
-}
-"Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a recipe, everywhere."
 
 RECIPE_MARKERS: dict[str, str] = {
     "baseline": "o",
@@ -45,49 +38,11 @@ RECIPE_MARKERS: dict[str, str] = {
 }
 "A second code beside colour, for print and for readers who see no colour."
 
-_OTHER_COLOURS = ("#56B4E9", "#E69F00", "#882255", "#117733", "#999933", "#332288")
 _OTHER_MARKERS = ("v", "P", "X", "<", ">", "p")
 
 STEP = "applied optimizer step"
 NULL_COLOUR = "#777777"
 SEQUENTIAL = "cividis"
-
-_STYLE: Any = {
-    "figure.figsize": (7.2, 4.0),
-    "figure.dpi": 100,
-    "savefig.dpi": 100,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#555555",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "axes.titlelocation": "left",
-    "axes.titlesize": 11,
-    "axes.titlepad": 8,
-    "axes.labelsize": 10,
-    "axes.prop_cycle": cycler(color=[*RECIPE_COLOURS.values(), *_OTHER_COLOURS]),
-    "grid.color": "#E3E3E3",
-    "grid.linewidth": 0.7,
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "font.sans-serif": ["DejaVu Sans"],
-    "legend.fontsize": 9,
-    "legend.title_fontsize": 9,
-    "legend.frameon": False,
-    "lines.linewidth": 1.6,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "svg.hashsalt": "bvit_analysis",
-}
-
-
-@contextmanager
-def bvit() -> Iterator[None]:
-    """Draw in the house style inside a ``with`` block, and leave the global settings as they were."""
-    with matplotlib.rc_context(_STYLE):
-        yield
 
 
 class Picture(Figure):
@@ -96,8 +51,6 @@ class Picture(Figure):
     def _repr_mimebundle_(
         self, include: object = None, exclude: object = None
     ) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
-        from bvit_analysis.plots.export import save_shown  # it needs this module
-
         text = alt_text(self)
         png = to_png(self)
         saved = save_shown({"": lambda: self}, png=png)
@@ -143,7 +96,7 @@ def colours(recipes: Iterable[str]) -> dict[str, str]:
     """Return a colour for each recipe: the fixed one, or for other names one by order of name."""
     names = ordered(recipes)
     others = [name for name in names if name not in RECIPE_COLOURS]
-    spare = {name: _OTHER_COLOURS[i % len(_OTHER_COLOURS)] for i, name in enumerate(others)}
+    spare = {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
     return {name: RECIPE_COLOURS.get(name) or spare[name] for name in names}
 
 
@@ -163,7 +116,7 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
 
 def distinct(count: int) -> list[str]:
     """Return colours for things without order or recipe, repeated after ten."""
-    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", *_OTHER_COLOURS]
+    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", *OTHER_COLOURS]
     return [known[i % len(known)] for i in range(count)]
 
 
@@ -318,17 +271,6 @@ def alt_text(drawing: Axes | Figure) -> str:
         parts = [str(getattr(ax, "bvit_alt_text", "")) for ax in drawing.axes]
         return " ".join(part for part in parts if part) or "A figure without a description."
     return str(getattr(drawing, "bvit_alt_text", ""))
-
-
-def to_png(drawing: Axes | Figure, *, dpi: int = 100) -> bytes:
-    """Return the figure as PNG bytes; equal figures give equal bytes."""
-    owner = drawing if isinstance(drawing, Figure) else drawing.get_figure(root=True)
-    if owner is None:
-        raise ValueError("the axes belong to no figure")
-    buffer = io.BytesIO()
-    with bvit():
-        owner.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
-    return buffer.getvalue()
 
 
 def log_limits(ax: Axes, values: Iterable[float], *, fallback: tuple[float, float]) -> None:

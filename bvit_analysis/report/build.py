@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from bvit_analysis.errors import MissingExtraError, SuiteError
-from bvit_analysis.job_status import JobStatus, versions
-from bvit_analysis.parameters import INSTALL_NOTEBOOKS
+from bvit_analysis.files import write_bytes_atomic, write_json_atomic
 from bvit_analysis.report.figure_files import copy_figures, remove_stale
 from bvit_analysis.report.pdf import find_browser, for_print, print_pdf
 from bvit_analysis.report.pictures import thumbnail
 from bvit_analysis.report.rendering import RenderedNotebook, render_notebook
 from bvit_analysis.report.runs import TONES, RunRow, run_folders, run_rows
-from bvit_analysis.run_files import write_bytes_atomic, write_json_atomic
 from bvit_analysis.suite import read_statuses
+from bvit_analysis.suite.jobs import JobStatus, versions
+from bvit_analysis.suite.parameters import INSTALL_NOTEBOOKS
 
 MANIFEST_VERSION = 1
 PDF_NAME = "report.pdf"
@@ -156,7 +156,7 @@ def _templates() -> Any:
     import jinja2
     from markupsafe import Markup
 
-    folder = Path(__file__).parents[1] / "templates"
+    folder = Path(__file__).parent / "templates"
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(folder),
         autoescape=True,

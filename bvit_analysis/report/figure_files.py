@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from bvit_analysis.files import DamagedFile, open_regular, read_json, write_bytes_atomic
 from bvit_analysis.report.pictures import png_size
-from bvit_analysis.run_files import DamagedFile, open_regular, read_json, write_bytes_atomic
 
 FOLDER = "figures"
 "Name of the folder of saved figures, in a job's folder and in the report."

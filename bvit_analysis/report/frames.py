@@ -21,9 +21,6 @@ from typing import Any
 
 from bvit_analysis.report.pictures import Figure, image_tag, png_size
 
-FRAMES_MIME = "application/vnd.bvit.frames+json"
-"The same as in widgets/base.py, which needs ipywidgets to import."
-
 _VERSION = 1
 _MAX_CONTROLS, _MAX_PANELS, _MAX_SETTINGS, _MAX_OPTIONS = 12, 16, 4096, 1024
 _MAX_BYTES = 64 * 2**20  # of all pictures, each panel's counted

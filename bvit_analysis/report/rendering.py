@@ -8,13 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bvit_analysis.report.frames import FRAMES_MIME, explorer_html, read_frames
+from bvit_analysis.outputs import FRAMES_MIME, STEM_KEY
+from bvit_analysis.report.frames import explorer_html, read_frames
 from bvit_analysis.report.markup import markdown_html, mathml, plain_text, safe_html
 from bvit_analysis.report.pictures import Figure, image_tag, joined, picture
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[@-Z\\-_]")
 _MAX_TEXT = 20_000
-_STEM_KEY = "bvit_figure"
 _FILE_KINDS = {"png": "PNG", "svg": "SVG", "csv": "numbers (CSV)"}
 
 
@@ -176,7 +176,7 @@ def _file_links(
     metadata: Mapping[str, Any], number: int, files: Mapping[str, Mapping[str, str]]
 ) -> str:
     own = metadata.get("image/png", {})
-    given = own.get(_STEM_KEY) if isinstance(own, Mapping) else None
+    given = own.get(STEM_KEY) if isinstance(own, Mapping) else None
     stems = [
         stem
         for stem in (given if isinstance(given, list) else [given])

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bvit_analysis.errors import BvitError
-from bvit_analysis.job_status import JobStatus
 from bvit_analysis.records import SCHEMAS, RunWarning, load_run
+from bvit_analysis.suite.jobs import JobStatus
 
 TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
 TONES |= {"silent": "warn"}

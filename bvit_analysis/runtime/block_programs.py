@@ -21,7 +21,15 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn.modules import module as torch_module
 
-from bvit_analysis.runtime import kernels
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels.programs import (
+    ELSEWHERE,
+    Program,
+    Scores,
+    Workspace,
+    address,
+    norm_agrees,
+)
 from bvit_analysis.runtime.layer_programs import (
     LINEARS,
     SIGNS,
@@ -33,14 +41,6 @@ from bvit_analysis.runtime.layer_programs import (
     write_linear,
 )
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear
-from bvit_analysis.runtime.programs import (
-    ELSEWHERE,
-    Program,
-    Scores,
-    Workspace,
-    address,
-    norm_agrees,
-)
 
 NORMS, ATTENTION = "norms", "attention products"
 "Parts of the network that the time of an operation is booked on, beside SIGNS and LINEARS."

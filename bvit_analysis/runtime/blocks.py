@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from bvit_analysis.runtime.block_programs import BlockProgram, Untouched, why_not
 from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.runtime.kernels.threads import thread_count, threads_are_lent
 from bvit_analysis.runtime.layer_programs import empty
 from bvit_analysis.runtime.layers import PackedLinear
-from bvit_analysis.runtime.threads import thread_count, threads_are_lent
 
 CHUNK_BYTES = 3 * 2**20
 "Of a chunk's widest activation: 2 images of a DeiT-S at 224 pixels; more are hardly faster, and take more memory."

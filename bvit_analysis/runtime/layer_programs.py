@@ -14,8 +14,8 @@ from numpy import ndarray
 from torch import Tensor, nn
 
 from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
-from bvit_analysis.runtime import operations as op
-from bvit_analysis.runtime.programs import (
+from bvit_analysis.runtime.kernels import operations as op
+from bvit_analysis.runtime.kernels.programs import (
     ELSEWHERE,
     OUTSIDE,
     Input,

@@ -28,15 +28,15 @@ from bvit_analysis.layers.shift import (
     TokenMeanShift,
     token_mean,
 )
-from bvit_analysis.runtime import kernels
 from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels.threads import thread_count
 from bvit_analysis.runtime.layer_programs import (
     LinearProgram,
     averaged_parts,
     empty,
     why_not_linear,
 )
-from bvit_analysis.runtime.threads import thread_count
 
 _SPARE = 2  # programs of a layer that are kept
 

@@ -18,14 +18,14 @@ from torch import Tensor, nn
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.packed_file import PackedFile, transposed
-from bvit_analysis.packed_model import build_skeleton, read_packed
-from bvit_analysis.packing import pack_signs
-from bvit_analysis.runtime import kernels
+from bvit_analysis.packed.bits import pack_signs
+from bvit_analysis.packed.file import PackedFile, transposed
+from bvit_analysis.packed.model import build_skeleton, read_packed
 from bvit_analysis.runtime.block_programs import Untouched, works_image_by_image
 from bvit_analysis.runtime.blocks import PackedBlocks
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels.threads import lent_threads
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear, PackedSign
-from bvit_analysis.runtime.threads import lent_threads
 
 _HOOKS = (
     "_forward_hooks",

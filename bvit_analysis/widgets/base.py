@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
 from bvit_analysis.plots import style
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run
@@ -31,12 +32,6 @@ from bvit_analysis.widgets.screen import lighter as lighter
 from bvit_analysis.widgets.screen import quick_png as quick_png
 from bvit_analysis.widgets.screen import stacked as stacked
 from bvit_analysis.widgets.screen import wiped as wiped
-
-FRAMES_MIME = "application/vnd.bvit.frames+json"
-"Pictures of an explorer for many settings, in the output of an executed notebook; the report makes them operable."
-
-FRAMES_VARIABLE = "BVIT_FRAMES"
-"Environment variable: how many settings of an explorer an executed notebook stores; unset or 0 stores none."
 
 _KEPT = 64  # pictures a panel remembers, some tens of KB each
 

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bvit_analysis import plots, tables
+from bvit_analysis.files import write_bytes_atomic
 from bvit_analysis.plots import style
 from bvit_analysis.plots.comparison import (
     HUES,
@@ -27,7 +28,6 @@ from bvit_analysis.plots.comparison import (
     running_mean,
 )
 from bvit_analysis.records import Run
-from bvit_analysis.run_files import write_bytes_atomic
 from bvit_analysis.tables.evidence import csv_text
 from bvit_analysis.widgets.base import (
     Explorer,

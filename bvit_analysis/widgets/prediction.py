@@ -13,8 +13,8 @@ import ipywidgets as W
 from matplotlib.figure import Figure
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
 from bvit_analysis.plots import style
-from bvit_analysis.widgets.base import FRAMES_MIME, FRAMES_VARIABLE
 from bvit_analysis.widgets.screen import ScreenImage, lighter, quick_png
 
 NOTE = "Pick an answer, then press Reveal. Without a running kernel nothing is revealed here."

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from bvit_analysis.report import build_report
-from tests.test_rendering import frames_json
-from tests.test_report import write_executed
+from tests.report.test_build import write_executed
+from tests.report.test_rendering import frames_json
 
 pytestmark = pytest.mark.browser
 

@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from bvit_analysis.errors import CheckpointError
-from bvit_analysis.instruments.counters import BUCKETS, WITHIN, ByteCounter, SignTracker
+from bvit_analysis.instruments.counters import BUCKETS, ByteCounter, SignTracker
+from bvit_analysis.records.columns import WITHIN
 from bvit_analysis.sites import Site
 
 SHAPES = [(4, 16), (3, 5), (1, 1), (7, 64), (2, 3, 2, 2)]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from bvit_analysis.records import Run, load_run
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 
 @pytest.fixture(scope="session")

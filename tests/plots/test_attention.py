@@ -11,7 +11,7 @@ from bvit_analysis import plots, tables
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.plots import style
 from bvit_analysis.records import AttentionExamples, Run
-from tests.synthetic_run import attention_examples
+from tests.support.synthetic_run import attention_examples
 
 
 @pytest.fixture

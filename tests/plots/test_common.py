@@ -15,7 +15,7 @@ from bvit_analysis import plots, tables
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.plots import style
 from bvit_analysis.records import Run, load_run
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 MANY: dict[str, Callable[..., Any]] = {
     name: getattr(plots, name)

@@ -8,7 +8,7 @@ from matplotlib.text import Text
 from bvit_analysis import plots, tables
 from bvit_analysis.plots import style
 from bvit_analysis.plots.packed import RIVAL_COLOURS
-from tests.packed_record import ACCOUNT, make_record
+from tests.support.packed_record import ACCOUNT, make_record
 
 
 def test_savings_are_bars_from_one_to_the_ratio() -> None:

@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from numpy import ndarray
 
 from bvit_analysis.errors import ConfigError, MissingExtraError
-from bvit_analysis.runtime import kernels, threads
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels import threads
 
-PACKAGE = Path(kernels.__file__).parents[1]
+PACKAGE = Path(kernels.__file__).parents[2]
 FORMS = [
     pytest.param(
         "numba", marks=pytest.mark.skipif(kernels.available() != "numba", reason="needs numba")
@@ -534,7 +535,7 @@ def test_kernels_release_the_gil() -> None:
 SCRIPT = """
 import sys, time
 import numpy as np
-from bvit_analysis.runtime import kernels
+from bvit_analysis.runtime.kernels import products as kernels
 assert "torch" not in sys.modules and "numba" not in sys.modules
 x = np.linspace(-1, 1, 5 * 70, dtype=np.float32).reshape(5, 70)
 start = time.perf_counter()
@@ -549,7 +550,7 @@ same = np.where(x >= 0, 1, -1)
 assert (y == same @ same.T).all()
 assert (c == kernels.attention(q, q, q, tokens=5, head_dim=35, score_scale=np.full(2, .1, np.float32),
         level=np.full(2, .3, np.float32), value_scale=np.ones(2, np.float32), backend="numpy")).all()
-from bvit_analysis.runtime.compilation import machine_code
+from bvit_analysis.runtime.kernels.compilation import machine_code
 hits = len(machine_code("work").stats.cache_hits)
 print(took, hits)
 """
@@ -585,7 +586,7 @@ def test_read_only_package_keeps_machine_code_elsewhere(tmp_path: Path) -> None:
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PACKAGE, tmp_path / "lib" / "bvit_analysis", ignore=ignored)
     # a file where the folder should be stops root, too, whom no permission stops
-    (tmp_path / "lib" / "bvit_analysis" / "runtime" / "__pycache__").touch()
+    (tmp_path / "lib" / "bvit_analysis" / "runtime" / "kernels" / "__pycache__").touch()
     home = tmp_path / "home"
     home.mkdir()
     cache = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
@@ -606,7 +607,7 @@ def test_narrow_vectors_give_the_same(tmp_path: Path) -> None:
     script = (
         SCRIPT
         + """
-from bvit_analysis.runtime import numpy_kernels
+from bvit_analysis.runtime.kernels import plain as numpy_kernels
 rng = np.random.default_rng(0)
 for rows, inputs, outputs in ((7, 200, 50), (9, 64, 32), (5, 192, 48), (4, 48, 192), (6, 96, 96)):
     x = rng.normal(size=(rows, inputs)).astype(np.float32)
@@ -615,7 +616,7 @@ for rows, inputs, outputs in ((7, 200, 50), (9, 64, 32), (5, 192, 48), (4, 48, 1
     args = (a, np.ascontiguousarray(w.T), inputs, *rng.normal(size=(2, outputs)).astype(np.float32), short,
             *rng.normal(size=(2, outputs)).astype(np.float32))
     assert (kernels.linear(*args) == kernels.linear(*args, backend="numpy")).all()
-from bvit_analysis.runtime import jit
+from bvit_analysis.runtime.kernels import jit
 print(jit.LANES)
 """
     )
@@ -631,7 +632,7 @@ print(jit.LANES)
 
 def test_plain_form_needs_no_numba() -> None:
     script = (
-        SCRIPT.split("from bvit_analysis.runtime.compilation")[0]
+        SCRIPT.split("from bvit_analysis.runtime.kernels.compilation")[0]
         + "\nassert 'numba' not in sys.modules\nprint('done')"
     )
     assert in_process(PACKAGE.parent, script, BVIT_RUNTIME="numpy") == "done"
@@ -643,7 +644,9 @@ def test_a_forked_child_has_threads_of_its_own() -> None:
     script = """
 import os, warnings
 import numpy as np
-from bvit_analysis.runtime import kernels, programs, threads
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels import programs
+from bvit_analysis.runtime.kernels import threads
 threads.thread_count, programs._WORTH_HELP = (lambda: 2), 0
 x = np.linspace(-1, 1, 4000 * 384, dtype=np.float32).reshape(4000, 384)
 def right():

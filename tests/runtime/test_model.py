@@ -22,10 +22,10 @@ from bvit_analysis.layers import (
     RPReLU,
     TokenMeanShift,
 )
-from bvit_analysis.packed_model import load_packed, save_packed
-from bvit_analysis.parity import parity_certificate, random_weights
+from bvit_analysis.packed.model import load_packed, save_packed
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear
 from bvit_analysis.runtime.model import load_runtime
+from bvit_analysis.runtime.parity import parity_certificate, random_weights
 
 SMALL = ModelConfig(patch_size=7, embed_dim=48, depth=2, num_heads=2)
 BACKENDS = ["numpy", "numba"] if importlib.util.find_spec("numba") else ["numpy"]

@@ -20,13 +20,12 @@ from torch.nn import functional
 
 from bvit_analysis.config import RECIPES, ModelConfig, Recipe
 from bvit_analysis.layers.shift import TokenMeanShift, token_mean
-from bvit_analysis.parity import random_weights
-from bvit_analysis.runtime import kernels, programs, threads
-from bvit_analysis.runtime import operations as op
-from bvit_analysis.runtime.compilation import machine_code, norm_lanes
 from bvit_analysis.runtime.kept_programs import KeptPrograms
-from bvit_analysis.runtime.model import PackedModel, load_runtime
-from bvit_analysis.runtime.programs import (
+from bvit_analysis.runtime.kernels import operations as op
+from bvit_analysis.runtime.kernels import products as kernels
+from bvit_analysis.runtime.kernels.compilation import machine_code, norm_lanes
+from bvit_analysis.runtime.kernels import programs, threads
+from bvit_analysis.runtime.kernels.programs import (
     Input,
     Program,
     Workspace,
@@ -34,6 +33,8 @@ from bvit_analysis.runtime.programs import (
     constant,
     norm_agrees,
 )
+from bvit_analysis.runtime.model import PackedModel, load_runtime
+from bvit_analysis.runtime.parity import random_weights
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("numba") is None, reason="programs need numba"

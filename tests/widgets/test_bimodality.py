@@ -14,7 +14,7 @@ from bvit_analysis.errors import ConfigError
 from bvit_analysis.records import Run, load_run
 from bvit_analysis.tables.chance import GAUSSIAN_NULLS
 from bvit_analysis.widgets.bimodality import ALL, BimodalityExplorer
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 SITE = "blocks.1.mlp.fc1"
 

@@ -18,7 +18,7 @@ from bvit_analysis import tables
 from bvit_analysis.plots import style
 from bvit_analysis.records import load_run
 from bvit_analysis.widgets.comparer import MEASURES, RunComparer
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 GREY = to_rgba("#C9C9C9")
 

@@ -12,7 +12,7 @@ from matplotlib.text import Text
 
 from bvit_analysis.records import Run, load_run
 from bvit_analysis.widgets.information import NONE, InformationExplorer, dullest_site
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 SITE = "blocks.1.mlp.fc1.sign"
 

@@ -21,7 +21,7 @@ from bvit_analysis.errors import ConfigError
 from bvit_analysis.records import RunWriter, load_run
 from bvit_analysis.widgets import live
 from bvit_analysis.widgets.live import LiveRun
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 SITES = [
     {"site_id": 0, "site": "fc", "kind": "weight", "shape": [4, 8], "n_weights": 32},

@@ -11,7 +11,7 @@ import pytest
 from bvit_analysis import tables
 from bvit_analysis.records import Run, load_run
 from bvit_analysis.widgets.oscillation import NONE, OscillationExplorer
-from tests.synthetic_run import make_run
+from tests.support.synthetic_run import make_run
 
 SITE = "blocks.1.attn.proj"
 

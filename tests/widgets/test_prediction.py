@@ -6,8 +6,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.outputs import FRAMES_MIME
 from bvit_analysis.plots import style
-from bvit_analysis.widgets.base import FRAMES_MIME
 from bvit_analysis.widgets.prediction import NOTE, Prediction
 
 OPTIONS = ["as many <script>", "{fewer}", "$none$"]

@@ -9,7 +9,7 @@ import pytest
 
 from bvit_analysis import toys
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.widgets.base import FRAMES_MIME
+from bvit_analysis.outputs import FRAMES_MIME
 from bvit_analysis.widgets.sandbox import LESSONS, BinarizationSandbox
 
 

@@ -1,0 +1,389 @@
+"""Reading a run folder, finished, broken off, damaged or still being written, as tidy tables."""
+
+from __future__ import annotations
+
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from bvit_analysis.errors import ConfigError, RunError, unknown_name
+from bvit_analysis.files import DamagedFile, RunWarning, read_json
+from bvit_analysis.processes import is_gone
+from bvit_analysis.records.arrays import ArrayArchive
+from bvit_analysis.records.attention import (
+    ATTENTION_FILE,
+    EXAMPLES,
+    AttentionExamples,
+    read_attention,
+)
+from bvit_analysis.records.columns import SITE_METRICS
+from bvit_analysis.records.format import (
+    COUNT_ARRAYS,
+    KEYS,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    STATES,
+    check_name,
+    check_sites,
+    counts_file,
+)
+from bvit_analysis.records.lock import SILENT_AFTER_S
+from bvit_analysis.records.parts import check_part, part_paths, read_part
+
+MAX_COUNTS_BYTES = 512 * 2**20
+MAX_SITE_WEIGHTS = 2**26
+_SITE_COLUMNS = ("site_id", "site", "kind", "shape", "n_weights")
+
+
+def _state(status: dict[str, Any]) -> str:
+    state = status.get("state")
+    if state not in STATES:
+        return "silent"
+    if state != "running":
+        return str(state)
+    heartbeat = status.get("heartbeat")
+    if not isinstance(heartbeat, (int, float)) or time.time() - heartbeat > SILENT_AFTER_S:
+        return "silent"
+    gone = is_gone(status.get("host"), status.get("pid"), status.get("pid_started"))
+    return "silent" if gone else "running"
+
+
+def read_info(path: Path) -> dict[str, Any]:
+    """Read and check run.json.
+
+    Raises:
+        RunError: If it is missing, damaged or of another schema version.
+    """
+    run_json = path / "run.json"
+    remedy = "record one with `bvit train` or bvit_analysis.Watch, or pass the folder of one"
+    try:
+        info = read_json(run_json)
+    except FileNotFoundError:
+        near = find_runs(path)[:3] if path.is_dir() else []
+        if near:
+            remedy = "pass one of the runs in it: " + ", ".join(str(run) for run in near)
+        raise RunError(f"no run at {path}: expected a folder with a run.json; {remedy}") from None
+    except DamagedFile as error:
+        raise RunError(
+            f"cannot read run {path}: run.json {error}; restore the file from a copy, or {remedy}"
+        ) from error
+    version = info.get("schema_version")
+    if version != SCHEMA_VERSION or isinstance(version, bool):
+        newer = isinstance(version, int) and version > SCHEMA_VERSION
+        cure = "update bvit_analysis" if newer else "record the run again with this version"
+        raise RunError(
+            f"run {path} has schema version {str(version)[:40]!r}, this bvit_analysis reads "
+            f"version {SCHEMA_VERSION}; {cure}"
+        )
+    try:
+        check_sites(info.get("sites", []))
+        check_name(info.get("run_id", ""))
+        if not isinstance(info.get("config"), (dict, type(None))):
+            raise DamagedFile("has a config that is not an object")
+    except (DamagedFile, ConfigError) as error:
+        raise RunError(
+            f"cannot read run {path}: run.json {error}; restore the file from a copy, or {remedy}"
+        ) from error
+    return info
+
+
+@final
+class Run:
+    """One recorded run; tables are read when first asked for and then kept, so it is a snapshot."""
+
+    def __init__(self, path: Path, info: dict[str, Any], columns: Sequence[str] | None) -> None:
+        """Take a folder whose run.json has been checked; use load_run instead."""
+        self.path = path
+        self.info = info
+        self.config: dict[str, Any] | None = info.get("config")
+        self.run_id: str = info["run_id"]
+        self.warnings: list[str] = []
+        self._columns = None if columns is None else tuple(columns)
+        self._bad: set[Path] = set()
+        self.status = self._json("status.json", expected=True) or {}
+        self.state = _state(self.status)
+        self._check_parts()
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r}, {self.label!r}, {self.state} at step {self.step})"
+
+    def _warn(self, path: Path, reason: object) -> None:
+        self._bad.add(path)
+        text = f"left out {path}: {reason}"
+        if text not in self.warnings:
+            self.warnings.append(text)
+            warnings.warn(text, RunWarning, stacklevel=4)
+
+    def _json(self, name: str, *, expected: bool) -> dict[str, Any] | None:
+        path = self.path / name
+        try:
+            value = read_json(path)
+            if value.get("schema_version") != SCHEMA_VERSION:
+                raise DamagedFile(f"is not of schema version {SCHEMA_VERSION}")
+        except FileNotFoundError:
+            if expected:
+                self._warn(path, "is missing")
+            return None
+        except DamagedFile as error:
+            self._warn(path, error)
+            return None
+        return value
+
+    def _check_parts(self) -> None:
+        for kind in SCHEMAS:
+            try:
+                parts = part_paths(self.path, kind)
+            except DamagedFile as error:
+                self._warn(self.path / kind, error)
+                continue
+            for part in parts:
+                try:
+                    check_part(part, kind)
+                except FileNotFoundError:
+                    pass  # merged into another part since it was listed
+                except DamagedFile as error:
+                    self._warn(part, error)
+
+    def _tables(self, kind: str, columns: Sequence[str] | None) -> list[pa.Table]:
+        for _ in range(20):
+            tables = []
+            try:
+                for part in part_paths(self.path, kind):
+                    if part in self._bad:
+                        continue
+                    try:
+                        tables.append(read_part(part, kind, columns))
+                    except DamagedFile as error:
+                        self._warn(part, error)
+            except FileNotFoundError:
+                continue  # the writer merged parts meanwhile: list them again
+            except DamagedFile as error:
+                self._warn(self.path / kind, error)
+                return []
+            return tables
+        raise RunError(f"the {kind} of run {self.path} keep changing; try again in a moment")
+
+    def _frame(self, kind: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+        keys = list(KEYS[kind])
+        names = [name for name in SCHEMAS[kind].names if columns is None or name in columns]
+        empty = pa.schema([SCHEMAS[kind].field(name) for name in names]).empty_table()
+        table = pa.concat_tables([empty, *self._tables(kind, names)]).combine_chunks()
+        counts: np.ndarray | None = None
+        if "counts" in names:
+            column = table.column("counts").combine_chunks()
+            if isinstance(column, pa.ChunkedArray):
+                column = pa.concat_arrays([pa.array([], column.type), *column.chunks])
+            counts = np.empty(len(table), dtype=object)
+            cuts = column.value_lengths().to_numpy(zero_copy_only=False).cumsum()[:-1]
+            values = column.flatten().to_numpy(zero_copy_only=False).copy()
+            counts[:] = np.split(values, cuts) if len(table) else []
+            table = table.drop_columns(["counts"])
+        frame: pd.DataFrame = table.to_pandas()
+        if counts is not None:
+            frame["counts"] = counts
+        if frame.duplicated(keys).any():
+            if kind in ("histograms", "channels", "trajectories"):
+                frame = frame.drop_duplicates(keys, keep="last")
+            else:
+                frame = frame.groupby(keys, as_index=False, sort=False).last()
+        return frame.sort_values(keys, kind="stable", ignore_index=True)
+
+    def _with_sites(
+        self, kind: str, named: Sequence[str], columns: Sequence[str] | None = None
+    ) -> pd.DataFrame:
+        frame = self._frame(kind, columns)
+        table = self.site_table
+        position = pd.Index(table["site_id"]).get_indexer(frame["site_id"])
+        unknown = position < 0
+        if unknown.any():
+            strangers = sorted(set(frame["site_id"][unknown].tolist()))[:5]
+            self._warn(self.path / kind, f"rows of site_id {strangers}, which run.json lacks")
+            frame, position = frame[~unknown].reset_index(drop=True), position[~unknown]
+        for place, name in enumerate(named, start=1):
+            frame.insert(place, name, table[name].take(position).array)
+        return frame.drop(columns="site_id")
+
+    @property
+    def step(self) -> int:
+        """Applied optimizer steps, as last reported."""
+        step = self.status.get("step")
+        if type(step) is int:
+            return step
+        return int(self.scalars["step"].max()) if len(self.scalars) else 0
+
+    @property
+    def label(self) -> str:
+        """The run's recipe and seed in a few words, for legends; untrusted text."""
+        if self.config is None:
+            return self.run_id
+        recipe = self.config.get("recipe")
+        name = recipe.get("name", "custom") if isinstance(recipe, dict) else "float"
+        return f"{name}, seed {self.config.get('seed', self.info.get('seed'))}"
+
+    @cached_property
+    def site_table(self) -> pd.DataFrame:
+        """One row a site: site_id, site, kind, shape (tuple), n_weights, in model order."""
+        rows = [
+            {**{name: row.get(name) for name in _SITE_COLUMNS}, "shape": tuple(row["shape"])}
+            for row in self.info.get("sites", [])
+        ]
+        table = pd.DataFrame(rows, columns=list(_SITE_COLUMNS))
+        return table.astype({"site_id": "int64", "site": "str", "kind": "str"})
+
+    @cached_property
+    def scalars(self) -> pd.DataFrame:
+        """One row a step: step, epoch, loss, lr, grad_norm, accuracy, validation_loss."""
+        return self._frame("scalars")
+
+    @cached_property
+    def timings(self) -> pd.DataFrame:
+        """Wall-clock figures, which differ between equal runs: step, images_per_s, elapsed_s."""
+        return self._frame("timings")
+
+    @cached_property
+    def sites(self) -> pd.DataFrame:
+        """One row a step and site: step, site, kind, then a float32 column a measure, NaN if not taken."""
+        columns = None
+        if self._columns is not None:
+            columns = [*KEYS["sites"], *self._columns]
+        return self._with_sites("sites", ["site", "kind"], columns)
+
+    @cached_property
+    def histograms(self) -> pd.DataFrame:
+        """One row a histogram: step, site, kind (of histogram), lo, hi, counts (int64 array)."""
+        return self._with_sites("histograms", ["site"])
+
+    @cached_property
+    def channels(self) -> pd.DataFrame:
+        """One row a step and site: step, site, n (values a channel), counts (int64 array, x >= 0 in each channel)."""
+        return self._with_sites("channels", ["site"])
+
+    @cached_property
+    def trajectories(self) -> pd.DataFrame:
+        """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign."""
+        frame = self._with_sites("trajectories", ["site"])
+        frame["site"] = pd.Categorical(frame["site"], categories=self.site_table["site"])
+        return frame
+
+    @cached_property
+    def result(self) -> dict[str, Any] | None:
+        """The final figures, or None if the run has not ended."""
+        value = self._json("result.json", expected=False)
+        if value is not None:
+            value.pop("schema_version")
+        return value
+
+    @cached_property
+    def attention(self) -> AttentionExamples | None:
+        """Binary and float attention on a few images at the end of the run, or None if none was recorded."""
+        folder = self.path / EXAMPLES
+        path = folder / ATTENTION_FILE
+        try:
+            if folder.is_symlink():
+                raise DamagedFile("is in a linked folder")
+            return read_attention(path)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            self._warn(path, error)
+            return None
+
+    @cached_property
+    def costs(self) -> pd.DataFrame:
+        """The cost ledger of the model, one row a site; empty if none was recorded."""
+        rows = self.info.get("costs")
+        return pd.DataFrame([row for row in rows or [] if isinstance(row, dict)])
+
+    def counts(self, site: str) -> dict[str, np.ndarray]:
+        """Return the flip counts of every weight of a site.
+
+        Args:
+            site: Name of a weight site.
+
+        Returns:
+            gross (O, I) flips, first_sign and last_sign (O, I) in {-1, +1}, late (O, I) flips in the
+            last tenth of training or -1, steps () over which they were counted.
+
+        Raises:
+            RunError: If the site is unknown, or its counts are missing, damaged or too large.
+        """
+        table = self.site_table.set_index("site")
+        if site not in table.index:
+            raise RunError(unknown_name(f"site of run {self.run_id}", site, table.index))
+        shape = tuple(int(size) for size in table.loc[site, "shape"])
+        folder = self.path / "counts"
+        path = folder / counts_file(int(table.loc[site, "site_id"]), site)
+        try:
+            if folder.is_symlink():
+                raise DamagedFile("is in a linked folder")
+            return _read_counts(path, shape)
+        except FileNotFoundError:
+            raise RunError(
+                f"run {self.run_id} has no flip counts of site {site!r} yet: they are written when "
+                "a run stops, for weight sites only"
+            ) from None
+        except DamagedFile as error:
+            raise RunError(
+                f"cannot read {path}: it {error}; restore the file from a copy"
+            ) from error
+
+
+def _read_counts(path: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+    size = int(np.prod(shape, dtype=object))
+    if size > MAX_SITE_WEIGHTS:
+        raise DamagedFile(f"claims {size} weights, at most {MAX_SITE_WEIGHTS} are read")
+    with ArrayArchive(path, MAX_COUNTS_BYTES) as archive:
+        return {
+            name: archive.read(name, np.dtype(kind), () if name == "steps" else shape)
+            for name, kind in COUNT_ARRAYS.items()
+        }
+
+
+def load_run(path: str | Path, *, columns: Sequence[str] | None = None) -> Run:
+    """Open a run folder for reading; works while it is being written and after a crash.
+
+    Args:
+        path: The run folder.
+        columns: Measures that `sites` shall have; None means all.
+
+    Returns:
+        The run. Each part that is damaged is left out and named in a RunWarning and in `warnings`.
+
+    Raises:
+        RunError: If there is no run, its run.json is damaged or it has another schema version.
+        ConfigError: If a column is not in SITE_METRICS.
+    """
+    for name in columns or ():
+        if name not in SITE_METRICS:
+            raise ConfigError(unknown_name("site measure", name, SITE_METRICS))
+    folder = Path(path)
+    return Run(folder, read_info(folder), columns)
+
+
+def find_runs(root: str | Path, *, depth: int = 4) -> list[Path]:
+    """Return the run folders at or below a folder, sorted; links are not followed.
+
+    Raises:
+        RunError: If the folder does not exist.
+    """
+    top = Path(root)
+    if not top.is_dir():
+        raise RunError(f"no folder at {top}; make runs with `bvit train`, or pass their folder")
+    runs: list[Path] = []
+    for place, folders, files in os.walk(top):
+        here = Path(place)
+        if "run.json" in files:
+            runs.append(here)
+            folders.clear()
+        elif len(here.relative_to(top).parts) >= depth:
+            folders.clear()
+        folders[:] = [name for name in folders if not name.startswith(".")]
+    return sorted(runs)

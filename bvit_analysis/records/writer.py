@@ -1,0 +1,395 @@
+"""The one writer of a run folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+import weakref
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from bvit_analysis.errors import ConfigError, RunError, unknown_name
+from bvit_analysis.files import (
+    DamagedFile,
+    plain,
+    read_json,
+    write_bytes_atomic,
+    write_fault,
+    write_json_atomic,
+)
+from bvit_analysis.processes import process_start
+from bvit_analysis.records.arrays import encode_arrays
+from bvit_analysis.records.attention import AttentionExamples, write_attention
+from bvit_analysis.records.format import (
+    COUNT_ARRAYS,
+    SCHEMA_VERSION,
+    SCHEMAS,
+    STATES,
+    check_name,
+    check_sites,
+    counts_file,
+)
+from bvit_analysis.records.lock import release_lock, take_lock
+from bvit_analysis.records.parts import (
+    PART_BYTES,
+    Chunk,
+    chunk_of,
+    encode_part,
+    part_number,
+    part_paths,
+    read_part,
+    table_of,
+)
+from bvit_analysis.records.reader import read_info
+
+SEAL_SECONDS = 10.0
+"Rows wait in memory no longer than about this before they are stored."
+MERGE_PARTS = 256
+"So many small parts of a kind are merged into one, to keep a long run quick to open."
+
+_SUPERSEDED = re.compile(r"superseded-(\d+)")
+
+
+@final
+class RunWriter:
+    """Writes a run folder: rows wait in memory and are stored in whole parts that a reader can trust.
+
+    Of the rows only those since the last seal can be lost, by a kill or by a full disk. One process
+    owns the folder. Use it as a context manager, or call close().
+    """
+
+    def __init__(
+        self, run_dir: str | Path, *, info: Mapping[str, Any], resume_step: int | None = None
+    ) -> None:
+        """Make the folder and its run.json, or go on with one.
+
+        Args:
+            run_dir: The folder; made if it is missing.
+            info: The keys of run.json: run_id (default: the folder's name), kind, config, seed,
+                versions, git_commit, hardware, sites, costs; missing ones take empty values. Not
+                used when a run goes on: run.json is written once.
+            resume_step: Go on with the run there after this step; rows of later steps are set
+                aside in `<kind>/superseded-<attempt>/`, never deleted. -1 sets all aside.
+
+        Raises:
+            ConfigError: If the run's name is not allowed or its sites are malformed; nothing is
+                written then.
+            RunError: If another process writes there, a run is there and resume_step is not given,
+                or the folder cannot be written.
+        """
+        self.run_dir = Path(run_dir)
+        run_id = check_name(str(info.get("run_id", self.run_dir.name)))
+        try:
+            check_sites(plain(info.get("sites", [])))
+        except DamagedFile as error:
+            raise ConfigError(f"info of run {run_id!r} {error}") from error
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_fault(self.run_dir, 0, error) from error
+        lock, text = take_lock(self.run_dir)
+        self._release = weakref.finalize(self, release_lock, lock, text, os.getpid())
+        self._buffers: dict[str, list[tuple[int, Chunk]]] = {kind: [] for kind in SCHEMAS}
+        self._fresh: dict[str, list[Path]] = {kind: [] for kind in SCHEMAS}
+        self._next = dict.fromkeys(SCHEMAS, 0)
+        self._closed = False
+        self._pid_started = process_start(os.getpid())
+        self._state = "running"
+        self._total_steps: int | None = None
+        self._error: str | None = None
+        self._step = max(0, resume_step or 0)
+        try:
+            self._prepare()
+            if (self.run_dir / "run.json").exists():
+                if resume_step is None:
+                    raise RunError(
+                        f"{self.run_dir} already holds a run; resume it, or choose another folder"
+                    )
+                read_info(self.run_dir)
+                self._supersede(resume_step)
+            else:
+                self._write_info(run_id, info)
+            self.site_ids = {
+                row["site"]: row["site_id"] for row in read_json(self.run_dir / "run.json")["sites"]
+            }
+            self.write_status("running", self._step)
+        except OSError as error:
+            self._release()
+            place = self.run_dir if error.filename is None else Path(error.filename)
+            raise write_fault(place, 0, error) from error
+        except DamagedFile as error:
+            self._release()
+            raise RunError(
+                f"cannot write to {self.run_dir}: a folder in it {error}; choose another"
+            ) from error
+        except BaseException:
+            self._release()
+            raise
+        self._sealed_at = time.monotonic()
+
+    def _write_info(self, run_id: str, info: Mapping[str, Any]) -> None:
+        record: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "run_id": run_id,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "kind": "watched",
+            "config": None,
+            "seed": None,
+            "versions": {},
+            "git_commit": None,
+            "hardware": {},
+            "sites": [],
+            "costs": [],
+        }
+        record.update({key: value for key, value in info.items() if key != "schema_version"})
+        record["run_id"] = run_id
+        write_json_atomic(self.run_dir / "run.json", plain(record))
+
+    def _prepare(self) -> None:
+        for kind in SCHEMAS:
+            folder = self.run_dir / kind
+            folder.mkdir(exist_ok=True)
+            names = [*folder.glob("part-*"), *folder.glob("superseded-*/part-*")]
+            self._next[kind] = 1 + max((part_number(path) for path in names), default=-1)
+        (self.run_dir / "counts").mkdir(exist_ok=True)
+        # Only the owner of the lock may do this: these are what a killed writer left half done.
+        for leftover in [*self.run_dir.glob(".*.tmp"), *self.run_dir.glob("*/.*.tmp")]:
+            leftover.unlink(missing_ok=True)
+
+    def _supersede(self, step: int) -> None:
+        found = [_SUPERSEDED.fullmatch(path.name) for path in self.run_dir.glob("*/superseded-*")]
+        attempt = 1 + max((int(match.group(1)) for match in found if match), default=0)
+        for kind in SCHEMAS:
+            for part in part_paths(self.run_dir, kind):
+                try:
+                    table = read_part(part, kind)
+                except DamagedFile:
+                    continue  # stays where it is, and the reader names it
+                kept = table.filter(pc.less_equal(table.column("step"), step))
+                if len(kept) == len(table):
+                    continue
+                # First the copy, then the move: a crash between them leaves rows twice, never less.
+                if len(kept):
+                    self._write_part(kind, kept)
+                self._set_aside(part, self.run_dir / kind / f"superseded-{attempt}")
+        result = self.run_dir / "result.json"
+        if result.exists():
+            self._set_aside(result, self.run_dir / "scalars" / f"superseded-{attempt}")
+
+    def _set_aside(self, path: Path, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
+        path.replace(folder / path.name)
+
+    def _write_part(self, kind: str, table: pa.Table) -> None:
+        path = self.run_dir / kind / f"part-{self._next[kind]:06d}.parquet"
+        write_bytes_atomic(path, encode_part(kind, table))
+        self._next[kind] += 1
+        self._fresh[kind].append(path)
+
+    @property
+    def step(self) -> int:
+        """Applied steps, as last appended or reported."""
+        return self._step
+
+    def append(self, kind: str, columns: Mapping[str, Any]) -> None:
+        """Add rows of one kind; they are stored at the next seal, which is at most about 10 s away.
+
+        Args:
+            kind: A key of SCHEMAS.
+            columns: Column name to a 1-d array of equal lengths, or to one value for all rows;
+                for `counts` one array a row. A float column left out is NaN. Arrays are copied.
+
+        Raises:
+            ConfigError: If a name is unknown, a column is missing or of another type or length.
+            RunError: If the rows cannot be stored.
+        """
+        if self._closed:
+            raise RunError(
+                f"the writer of {self.run_dir} is closed; open a new one with resume_step"
+            )
+        if kind not in SCHEMAS:
+            raise ConfigError(unknown_name("kind of rows", kind, SCHEMAS))
+        rows, chunk = chunk_of(kind, columns)
+        if rows:
+            self._buffers[kind].append((rows, chunk))
+            self._step = max(self._step, int(chunk["step"][-1]))
+        if time.monotonic() - self._sealed_at >= SEAL_SECONDS:
+            self.seal()
+            self.write_status(self._state, self._step)
+
+    def seal(self) -> None:
+        """Store all rows that wait in memory, so that a kill from now on cannot lose them.
+
+        Raises:
+            RunError: If the disk is full or fails; the rows stay in memory and can be sealed again.
+        """
+        self._sealed_at = time.monotonic()
+        for kind, chunks in self._buffers.items():
+            if chunks:
+                table = table_of(kind, chunks)
+                rows = max(1, min(len(table), len(table) * PART_BYTES // max(1, table.nbytes)))
+                for start in range(0, len(table), rows):
+                    self._write_part(kind, table.slice(start, rows))
+                chunks.clear()
+            if len(self._fresh[kind]) >= MERGE_PARTS:
+                self._merge(kind, self._fresh[kind])
+                self._fresh[kind] = []
+
+    def _merge(self, kind: str, parts: list[Path]) -> None:
+        group: list[tuple[Path, pa.Table]] = []
+        for part in parts:
+            try:
+                table = read_part(part, kind)
+            except (DamagedFile, FileNotFoundError):
+                continue  # stays where it is, and the reader names it
+            if sum(other.nbytes for _, other in group) + table.nbytes > PART_BYTES:
+                self._replace_by_one(kind, group)
+                group = []
+            group.append((part, table))
+        self._replace_by_one(kind, group)
+
+    def _replace_by_one(self, kind: str, group: list[tuple[Path, pa.Table]]) -> None:
+        if len(group) < 2:
+            return
+        # The sum is stored before its parts go; rows seen twice meanwhile are one row.
+        try:
+            self._write_part(kind, pa.concat_tables([table for _, table in group]))
+        except RunError:
+            return  # there is no room for it; the parts hold every row as they are
+        for part, _ in group:
+            part.unlink(missing_ok=True)
+
+    def write_status(
+        self, state: str, step: int, total_steps: int | None = None, error: str | None = None
+    ) -> None:
+        """Say where the run stands, with a heartbeat.
+
+        Args:
+            state: 'running', 'interrupted', 'failed' or 'finished'.
+            step: Applied optimizer steps.
+            total_steps: Of the whole run; None keeps what was said before.
+            error: Why it failed.
+
+        Raises:
+            ConfigError: If the state is unknown.
+            RunError: If it cannot be stored.
+        """
+        if state not in STATES:
+            raise ConfigError(unknown_name("state of a run", state, STATES))
+        self._state, self._step = state, int(step)
+        self._total_steps = self._total_steps if total_steps is None else int(total_steps)
+        self._error = error if error is not None or state == "running" else self._error
+        status = {
+            "schema_version": SCHEMA_VERSION,
+            "state": state,
+            "step": self._step,
+            "total_steps": self._total_steps,
+            "heartbeat": time.time(),
+            "error": self._error,
+            "pid": os.getpid(),
+            "pid_started": self._pid_started,
+            "host": socket.gethostname(),
+        }
+        write_json_atomic(self.run_dir / "status.json", status)
+
+    def write_result(self, result: Mapping[str, Any]) -> None:
+        """Store the final figures, once, when the run ends.
+
+        Raises:
+            RunError: If they cannot be stored.
+        """
+        write_json_atomic(
+            self.run_dir / "result.json", {"schema_version": SCHEMA_VERSION, **result}
+        )
+
+    def write_counts(
+        self, site: str, *, gross: Any, first_sign: Any, last_sign: Any, late: Any, steps: Any
+    ) -> None:
+        """Store the flip counts of every weight of a site, replacing earlier ones.
+
+        Args:
+            site: Name of a site in run.json.
+            gross: (O, I) flips of each weight.
+            first_sign: (O, I) in {-1, +1}, at the start.
+            last_sign: (O, I) in {-1, +1}, now.
+            late: (O, I) flips in the last tenth of training; -1 where that is unknown.
+            steps: Applied steps over which they were counted.
+
+        Raises:
+            ConfigError: If the site is unknown or an array is not of whole numbers.
+            RunError: If they cannot be stored.
+        """
+        if site not in self.site_ids:
+            raise ConfigError(unknown_name("site", site, self.site_ids))
+        given = (gross, first_sign, last_sign, late, steps)
+        arrays: dict[str, Any] = {}
+        for (name, dtype), value in zip(COUNT_ARRAYS.items(), given, strict=True):
+            array = np.asarray(value)
+            if array.dtype.kind not in "iub":
+                raise ConfigError(
+                    f"counts array {name!r} must hold whole numbers, got {array.dtype}"
+                )
+            arrays[name] = np.ascontiguousarray(array, dtype).reshape(array.shape)
+        name = counts_file(self.site_ids[site], site)
+        write_bytes_atomic(self.run_dir / "counts" / name, encode_arrays(arrays))
+
+    def write_attention(self, examples: AttentionExamples) -> None:
+        """Store what attention did with a few images, replacing what was stored before.
+
+        Raises:
+            ConfigError: If the maps are more than is read again.
+            RunError: If they cannot be stored.
+        """
+        write_attention(self.run_dir, examples)
+
+    def close(self, *, compact: bool = True) -> None:
+        """Store what waits, merge small parts and give the folder up; a second call does nothing.
+
+        A run that nobody called finished or failed is marked interrupted.
+
+        Args:
+            compact: Merge the parts of each kind, so that the folder is small and quick to open.
+
+        Raises:
+            RunError: If the last rows cannot be stored; the folder is given up all the same.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self.seal()
+            if self._state == "running":
+                self.write_status("interrupted", self._step)
+            if compact:
+                for kind in SCHEMAS:
+                    self._merge(kind, part_paths(self.run_dir, kind))
+        finally:
+            self._release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._state == "running" and not self._closed:
+                if error is None:
+                    self.write_status("finished", self._step)
+                elif isinstance(error, Exception):
+                    reason = f"{type(error).__name__}: {error}"
+                    self.write_status("failed", self._step, error=reason)
+        finally:
+            self.close()

@@ -1,0 +1,36 @@
+"""Machine code by name, loaded or compiled when it is first needed: importing numba takes about half a second."""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+_compiling = threading.Lock()
+
+
+@functools.cache
+def machine_code(name: str) -> Callable[..., Any]:
+    """Return 'work' or 'post' of numba_programs.py."""
+    from bvit_analysis.runtime.kernels import compiled_programs as numba_programs
+
+    known = {"work": numba_programs.make_work, "post": numba_programs.make_post}
+    with _compiling:
+        return known[name]()
+
+
+@functools.cache
+def tile_columns() -> int:
+    """Return the outputs of a tile; vectors over outputs are padded to whole tiles."""
+    from bvit_analysis.runtime.kernels import tiles
+
+    return tiles.COLUMNS
+
+
+@functools.cache
+def norm_lanes() -> int:
+    """Return what the channels of a compiled layer norm must be a multiple of."""
+    from bvit_analysis.runtime.kernels import jit
+
+    return jit.NORM_LANES

@@ -1,0 +1,82 @@
+"""What is trained: the float teacher's configuration, the binary student, the optimizer."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import torch
+from torch import nn
+
+from bvit_analysis.config import RunConfig, TrainingConfig, config_hash
+from bvit_analysis.convert import binarize, build_model, calibrate
+from bvit_analysis.data import Dataset, evaluation_batches
+from bvit_analysis.randomness import seeded
+from bvit_analysis.sites import Site, find_sites
+from bvit_analysis.training.interruption import Interrupted as Interrupted
+
+
+def teacher_config(config: RunConfig) -> RunConfig:
+    """Return the configuration of the float teacher of a binary run; one teacher serves all recipes and seeds."""
+    assert config.teacher is not None
+    return dataclasses.replace(config, recipe=None, seed=0, training=config.teacher, teacher=None)
+
+
+def teacher_run_id(config: RunConfig) -> str:
+    """Return the run id of the float teacher: equal for all runs that can share it."""
+    return f"teacher-{config_hash(teacher_config(config))[:8]}"
+
+
+def make_student(
+    config: RunConfig, dataset: Dataset, teacher: nn.Module | None
+) -> tuple[nn.Module, list[Site]]:
+    model = build(config, dataset)
+    if config.recipe is None:
+        return model.to(config.training.device), []
+    if teacher is not None:
+        model.load_state_dict(teacher.state_dict())
+    binarize(model, config.recipe)
+    model.to(config.training.device)
+    images, _ = next(
+        evaluation_batches(dataset, "train", batch_size=config.training.calibration_images)
+    )
+    calibrate(model, images.to(config.training.device))
+    return model, find_sites(model)
+
+
+def build(config: RunConfig, dataset: Dataset) -> nn.Module:
+    with seeded(config.seed, "init"):
+        return build_model(
+            config.model,
+            img_size=config.data.img_size,
+            in_chans=dataset.in_chans,
+            num_classes=dataset.num_classes,
+        )
+
+
+def make_optimizer(
+    model: nn.Module, latents: list[nn.Parameter], training: TrainingConfig, latent_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW with decay on float matrices, none on vectors, and the recipe's own on latent weights."""
+    known = {id(parameter) for parameter in latents}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    groups = [
+        {"params": latents, "weight_decay": latent_decay},
+        {"params": [p for p in others if _decays(p)], "weight_decay": training.weight_decay},
+        {"params": [p for p in others if not _decays(p)], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def _decays(parameter: nn.Parameter) -> bool:
+    # Scales per head are (h, 1, 1), positions (1, N, D): only true matrices and convolutions decay.
+    return parameter.squeeze().ndim >= 2 and parameter.shape[0] > 1
+
+
+def weights_digest(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

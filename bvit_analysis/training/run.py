@@ -1,0 +1,196 @@
+"""One training, top to bottom: float teacher, binary student, GRS, watch, checkpoints, exact resume.
+
+Randomness is a function of (seed, purpose, counters), never of a stream, so a resumed run needs no generator state
+and repeats the uninterrupted one bit for bit (same machine, versions and thread count).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from bvit_analysis.config import Recipe, RunConfig
+from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
+from bvit_analysis.errors import BvitError, ConfigError, RunError
+from bvit_analysis.instruments.attention import attention_examples
+from bvit_analysis.records import RunWriter, check_name, load_run
+from bvit_analysis.records.checkpoints import load_checkpoint, part
+from bvit_analysis.regularization import GradientRegularizer
+from bvit_analysis.sites import Site
+from bvit_analysis.training.evaluation import evaluate
+from bvit_analysis.training.identity import check_same_data, describe_run, is_finished
+from bvit_analysis.training.interruption import Interrupted as Interrupted
+from bvit_analysis.training.loop import train_steps
+from bvit_analysis.training.models import (
+    build,
+    make_optimizer,
+    make_student,
+    teacher_config,
+    teacher_run_id,
+    weights_digest,
+)
+from bvit_analysis.training.state import TrainingState, restore_state
+from bvit_analysis.watch import Watch
+
+
+def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> Path:
+    """Train one model and record it; calling it again resumes, or returns at once if the run is finished.
+
+    Args:
+        config: What to train; recipe None trains the float model on labels.
+        run_dir: Folder of the run; its name is the run id. A teacher is looked for, and made, beside it.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        ConfigError: If the folder holds a run with another configuration, or a name is wrong.
+        TrainingError: If the loss or the gradient is not finite; the update was not made.
+        Interrupted: After SIGTERM or SIGINT, once a checkpoint is saved.
+    """
+    run_dir = Path(run_dir)
+    check_name(run_dir.name)
+    if is_finished(config, run_dir):
+        return run_dir
+    torch.set_num_threads(config.training.threads)
+    dataset = load_dataset(config.data)
+    check_same_data(run_dir, dataset)
+    teacher, teacher_figures = _teacher(config, run_dir.parent, dataset, progress)
+    model, sites = make_student(config, dataset, teacher)
+    started = (run_dir / "run.json").exists()
+    checkpoint = load_checkpoint(run_dir) if started else None
+    writer = RunWriter(
+        run_dir,
+        info=describe_run(config, run_dir.name, dataset, model, sites, teacher_figures),
+        resume_step=(checkpoint.step if checkpoint else 0) if started else None,
+    )
+    try:
+        state = _start(config, model, sites, teacher, writer, run_dir)
+        if checkpoint:
+            restore_state(state, checkpoint.tensors, checkpoint.state, checkpoint.step)
+        train_steps(config, dataset, teacher, state, writer, run_dir, progress)
+        _keep_attention(config, dataset, state, teacher, sites, writer)
+        _finish(config, dataset, state, writer, teacher_figures)
+    except Interrupted:
+        writer.write_status("interrupted", state.step, config.training.steps)
+        raise
+    except BaseException as error:
+        _note_failure(writer, config, error)
+        raise
+    finally:
+        writer.close()
+    return run_dir
+
+
+def _teacher(
+    config: RunConfig, root: Path, dataset: Dataset, progress: bool
+) -> tuple[nn.Module | None, dict[str, Any]]:
+    """Load the float teacher, training it first if there is none; return it with its figures."""
+    pretrained = config.model.pretrained or config.model.checkpoint
+    if config.recipe is None or (config.teacher is None and not pretrained):
+        return None, {}
+    model = build(config, dataset)
+    figures: dict[str, Any] = {}
+    if config.model.checkpoint:
+        path = Path(config.model.checkpoint)
+        if not path.is_file():
+            raise ConfigError(
+                f"no teacher weights at {path}; give a safetensors file as model.checkpoint"
+            )
+        model.load_state_dict(load_file(path))
+    elif config.teacher is not None:
+        folder = train(teacher_config(config), root / teacher_run_id(config), progress=progress)
+        checkpoint = load_checkpoint(folder)
+        if checkpoint is None:
+            raise RunError(
+                f"the teacher {folder} has no checkpoint; delete the folder to train it again"
+            )
+        model.load_state_dict(part(checkpoint.tensors, "model"))
+        figures = {
+            "teacher": folder.name,
+            "teacher_test_accuracy": (load_run(folder).result or {})["test_accuracy"],
+        }
+    figures["teacher_sha256"] = weights_digest(model)
+    return model.to(config.training.device).eval().requires_grad_(False), figures
+
+
+def _start(
+    config: RunConfig,
+    model: nn.Module,
+    sites: list[Site],
+    teacher: nn.Module | None,
+    writer: RunWriter,
+    run_dir: Path,
+) -> TrainingState:
+    latents = {site.name: site.latent for site in sites if site.latent is not None}
+    decay = config.recipe.latent_weight_decay if config.recipe else 0.0
+    optimizer = make_optimizer(model, list(latents.values()), config.training, decay)
+    watch = Watch(
+        model,
+        run_dir,
+        sites=sites,
+        config=config.watch,
+        teacher=teacher,
+        writer=writer,
+        total_steps=config.training.steps,
+    )
+    return TrainingState(
+        model, optimizer, GradientRegularizer(latents, config.recipe or Recipe()), watch
+    )
+
+
+def _keep_attention(
+    config: RunConfig,
+    dataset: Dataset,
+    state: TrainingState,
+    teacher: nn.Module | None,
+    sites: list[Site],
+    writer: RunWriter,
+) -> None:
+    number = config.watch.attention_images
+    if not number or not sites:
+        return
+    images, labels = next(evaluation_batches(dataset, "test", batch_size=number, limit=number))
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (dataset.mean, dataset.std))
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    device = config.training.device
+    examples = attention_examples(
+        state.model, teacher, sites, images.to(device), pixels.numpy(), labels.numpy()
+    )
+    if examples is not None:
+        writer.write_attention(examples)
+
+
+def _finish(
+    config: RunConfig,
+    dataset: Dataset,
+    state: TrainingState,
+    writer: RunWriter,
+    teacher: dict[str, Any],
+) -> None:
+    accuracy, _, correct, count = evaluate(state.model, dataset, "test", config.training.device)
+    writer.write_result(
+        {
+            "test_accuracy": accuracy,
+            "test_correct": correct,
+            "test_count": count,
+            "validation_accuracy": state.accuracy,
+            "best_validation_accuracy": state.best_accuracy,
+            "teacher_test_accuracy": teacher.get("teacher_test_accuracy"),
+            "steps": state.step,
+        }
+    )
+    writer.write_status("finished", state.step, config.training.steps)
+
+
+def _note_failure(writer: RunWriter, config: RunConfig, error: BaseException) -> None:
+    # The disk may be what failed; the first error is the one to show.
+    with contextlib.suppress(OSError, BvitError):
+        text = f"{type(error).__name__}: {error}"
+        writer.write_status("failed", writer.step, config.training.steps, error=text)

@@ -1,0 +1,166 @@
+"""Many runs: a grid of recipes and seeds, some at a time, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from tqdm import tqdm
+
+from bvit_analysis.config import RunConfig, from_dict, get_recipe, to_dict
+from bvit_analysis.errors import TrainingError
+from bvit_analysis.training.models import teacher_config, teacher_run_id
+from bvit_analysis.training.run import train
+
+
+def grid(base: RunConfig, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
+    """Return the configurations of an ablation by run id, such as 'asm-seed1'.
+
+    Runs of one seed share initial weights, order of images, augmentation and dropout: pairs for the statistics.
+
+    Args:
+        base: The scale preset, or any other configuration; its recipe and seed are replaced.
+        recipes: Preset names.
+        seeds: Seeds.
+
+    Raises:
+        ConfigError: If a recipe's name is unknown.
+    """
+    return {
+        f"{name}-seed{seed}": dataclasses.replace(base, recipe=get_recipe(name), seed=seed)
+        for seed in seeds
+        for name in recipes
+    }
+
+
+def ablate(
+    base: RunConfig,
+    out: Path,
+    *,
+    recipes: Sequence[str],
+    seeds: Sequence[int],
+    jobs_at_once: int | None = None,
+    progress: bool = True,
+) -> list[Path]:
+    """Train every recipe with every seed over one float teacher; finished runs are kept, started ones resume.
+
+    Args:
+        base: What the runs have in common.
+        out: Folder that gets one folder a run, and the teacher's.
+        recipes: Preset names.
+        seeds: Seeds.
+        jobs_at_once: Runs at a time; by default the cores divided by the threads of a run, at most 8.
+        progress: Whether to show one bar over the steps of all runs.
+
+    Returns:
+        The run folders, teacher first.
+
+    Raises:
+        TrainingError: If a run failed, after all others have ended; it names the run and its error.
+    """
+    configs = grid(base, recipes, seeds)
+    at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
+    out.mkdir(parents=True, exist_ok=True)
+    folders = []
+    if base.teacher is not None:
+        # Before the others, which would all make it.
+        teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
+        folders.append(
+            train(teacher_config(teacher), out / teacher_run_id(teacher), progress=progress)
+        )
+    folders += _run_all(configs, out, at_once, progress)
+    return folders
+
+
+def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: bool) -> list[Path]:
+    waiting = list(configs.items())
+    active: dict[str, subprocess.Popen[bytes]] = {}
+    errors: dict[str, IO[bytes]] = {}
+    failed: dict[str, str] = {}
+    bar = tqdm(
+        total=sum(config.training.steps for config in configs.values()),
+        desc=f"{len(configs)} runs, {at_once} at a time",
+        unit="step",
+        disable=not progress,
+    )
+    stack = contextlib.ExitStack()
+    try:
+        while waiting or active:
+            while waiting and len(active) < at_once:
+                name, config = waiting.pop(0)
+                errors[name] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
+                active[name] = _start(config, out / name, errors[name])
+            time.sleep(0.25)
+            for name in [name for name, process in active.items() if process.poll() is not None]:
+                process = active.pop(name)
+                if process.returncode:
+                    failed[name] = _last_words(out / name, errors[name], process.returncode)
+            bar.n = sum(_steps_done(out / name, config) for name, config in configs.items())
+            bar.refresh()
+    except BaseException:
+        for process in active.values():
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGTERM)
+        for process in active.values():
+            process.wait()
+        raise
+    finally:
+        bar.close()
+        stack.close()
+    if failed:
+        first, why = next(iter(failed.items()))
+        raise TrainingError(
+            f"{len(failed)} of {len(configs)} runs failed ({', '.join(failed)}); {first}: {why};"
+            " the others are finished, and the same command tries only the failed ones again"
+        )
+    return [out / name for name in configs]
+
+
+def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+    # Threads are fixed before torch is imported, so that two runs never fight over the cores.
+    threads = {"OMP_NUM_THREADS": str(config.training.threads)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=errors,
+        env={**os.environ, **threads},
+    )
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(to_dict(config)).encode())
+    process.stdin.close()
+    return process
+
+
+def _steps_done(run_dir: Path, config: RunConfig) -> int:
+    try:
+        return min(
+            config.training.steps, int(json.loads((run_dir / "status.json").read_text())["step"])
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _last_words(run_dir: Path, errors: IO[bytes], code: int) -> str:
+    with contextlib.suppress(OSError, ValueError):
+        recorded = json.loads((run_dir / "status.json").read_text()).get("error")
+        if recorded:
+            return str(recorded)
+    errors.seek(0)
+    lines = errors.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else f"exit code {code} without a word (killed, or out of memory?)"
+
+
+if __name__ == "__main__":
+    # One run of a sweep: its configuration comes on standard input.
+    train(from_dict(RunConfig, json.load(sys.stdin)), Path(sys.argv[1]), progress=False)

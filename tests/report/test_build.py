@@ -1,0 +1,669 @@
+"""The report: complete for every end, safe whatever a notebook holds, and nothing in it to load."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import sys
+import time
+import tomllib
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import nbformat
+import pytest
+from PIL import Image
+
+from bvit_analysis.cli import main
+from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.outputs import FRAMES_MIME
+from bvit_analysis.processes import process_start
+from bvit_analysis.report import build_report, render_notebook
+from bvit_analysis.report.markup import markdown_html, mathml, safe_html
+from bvit_analysis.report.pdf import find_browser, print_pdf
+from bvit_analysis.suite import JobStatus
+from tests.report.test_rendering import explorer_output, frames_json
+from tests.support.synthetic_run import make_run
+
+HOSTILE = "<script>alert('{x}')</script>\n\"'&"
+ROOT = Path(__file__).parents[2]
+TEMPLATES = ROOT / "bvit_analysis" / "report" / "templates"
+POLICY = (
+    r"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-([^']+)';"
+    r" base-uri 'none'; form-action 'none'"
+)
+new = nbformat.v4
+
+
+def png(width: int = 700, height: int = 400) -> str:
+    buffer = io.BytesIO()
+    Image.linear_gradient("L").resize((width, height)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def shown(data: dict[str, object], **metadata: object) -> nbformat.NotebookNode:
+    output = new.new_output("display_data", data=data, metadata=metadata)
+    return new.new_code_cell("figure", outputs=[output])
+
+
+def put(
+    executed: Path, name: str, cells: list[nbformat.NotebookNode] | None, **values: object
+) -> JobStatus:
+    """Write the folder that execute() leaves behind, without a kernel."""
+    folder = executed / name
+    folder.mkdir(parents=True)
+    status = replace(
+        JobStatus(name=name, notebook=f"/somewhere/{name}.ipynb", state="succeeded", seconds=1.5),
+        **values,
+    )
+    data = {**asdict(status), "schema_version": 1}
+    (folder / "status.json").write_text(json.dumps(data))
+    if cells is not None:
+        nbformat.write(new.new_notebook(cells=cells), folder / "notebook.ipynb")
+    return status
+
+
+def write_executed(root: Path) -> Path:
+    """Make one executed notebook of each kind, with everything that a report has to cope with."""
+    runs = [
+        make_run(root / "runs" / f"{name}-1", recipe=name, seed=1, steps=4)
+        for name in ("baseline", "asm")
+    ]
+    part = next(iter((runs[0] / "scalars").glob("*.parquet")))
+    part.write_bytes(part.read_bytes()[:100])
+    executed = root / "executed"
+    table = (
+        '<style scoped>.x{background:url(https://e.invalid/a)}</style><table border="1">'
+        "<thead><tr><th></th><th>recipe</th><th>accuracy</th></tr></thead><tbody>"
+        "<tr><th>0</th><td>&lt;script&gt;</td><td>0.71</td></tr>"
+        "<tr><th>1</th><td>asm</td><td>-1.5e-3</td></tr></tbody></table>"
+    )
+    wide = (
+        "<table><tr>" + "".join(f"<td>column_number_{n}</td>" for n in range(30)) + "</tr></table>"
+    )
+    put(
+        executed,
+        "03_weight_oscillation",
+        [
+            new.new_markdown_cell(
+                "# Do weights *oscillate*?\n\nSee [the next](04_other.ipynb), [abs](https://arxiv.org/abs/2305.14730)"
+                " and ![remote](https://e.invalid/p.png).\n\nInline $s = \\mathrm{sign}(w)$, code `$x$`.\n\n"
+                "$$\\alpha = \\frac{1}{n} \\sum_i |w_i|$$\n\n| a | b |\n|---|---|\n| $x^2$ | 2 |\n\n"
+                f"{HOSTILE}\n"
+            ),
+            new.new_code_cell(
+                "runs: list[str] = []", metadata={"tags": ["parameters"]}, execution_count=1
+            ),
+            shown({"image/png": png(), "text/plain": "<Figure>"}),
+            new.new_markdown_cell("## Second heading"),
+            shown({"image/png": png(1600, 300)}, **{"image/png": {"alt": f"Flips {HOSTILE}"}}),
+            shown(
+                {"image/svg+xml": "<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>"}
+            ),
+            shown({"text/html": table, "text/plain": "x"}),
+            shown({"text/html": wide}),
+            shown(
+                {
+                    "text/html": "<img src=https://e.invalid/b.png onerror=alert(1)><iframe src=//e.invalid>"
+                }
+            ),
+            shown({"application/vnd.jupyter.widget-view+json": {}, "text/plain": "HBox()"}),
+            new.new_code_cell(
+                "print()",
+                outputs=[
+                    new.new_output(
+                        "stream", name="stdout", text=f"10%\r100%\n\x1b[31m{HOSTILE}\x1b[0m\n"
+                    ),
+                    new.new_output("stream", name="stderr", text="warned\n"),
+                ],
+            ),
+        ],
+        parameters={"runs": [str(run) for run in runs], "label": HOSTILE},
+        started="2026-01-02T03:04:05+00:00",
+        versions={"python": "3.11"},
+    )
+    marker = {"tags": ["papermill-error-cell-tag"]}
+    put(
+        executed,
+        "04_other",
+        [
+            new.new_markdown_cell("an <b>error</b>", metadata=marker),
+            new.new_code_cell("1 + 1"),
+            new.new_markdown_cell("an error here", metadata=marker),
+            new.new_code_cell(
+                "1 / 0",
+                outputs=[
+                    new.new_output(
+                        "error",
+                        ename="ZeroDivisionError",
+                        evalue="division",
+                        traceback=["\x1b[0;31mZeroDivisionError\x1b[0m", f"tail {HOSTILE}"],
+                    )
+                ],
+            ),
+            new.new_code_cell("never"),
+        ],
+        state="failed",
+        error=f"cell 2: ZeroDivisionError: {HOSTILE}",
+        cell=1,
+    )
+    put(executed, "<script>{x}\n", [new.new_code_cell("1")])
+    for number, site in enumerate(("blocks.0", "")):
+        name = f"08_explore-{number}"
+        still = {"image/png": {"alt": "An explorer.", "bvit_figure": ["figure-01-map"]}}
+        put(
+            executed,
+            name,
+            [
+                new.new_markdown_cell("# What does $u = w$ of a run show?"),
+                explorer_output(frames_json(text=HOSTILE), **still),
+                new.new_markdown_cell("[the first](03_weight_oscillation.ipynb#a)"),
+                new.new_code_cell(
+                    "x",
+                    outputs=[new.new_output("display_data", data={FRAMES_MIME: frames_json()})],
+                ),
+            ],
+            notebook="/somewhere/08_explore.ipynb",
+            parameters={"runs": [str(runs[number])], "site": site, "steps": 4},
+        )
+        folder = executed / name / "figures"
+        folder.mkdir()
+        (folder / "figure-01-map.png").write_bytes(base64.b64decode(png(40, 30)))
+        (folder / "figure-01-map.csv").write_text("x,y\n1,2\n")
+    put(executed, "index", None, state="kernel_died", error="the kernel died", cell=0)
+    return executed
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("report")
+    return build_report(write_executed(root), root / "out", title=f"Title {HOSTILE}")
+
+
+class Reader(HTMLParser):
+    """Collects what a browser would load or run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.loads: list[str] = []
+        self.links: list[str] = []
+        self.handlers: list[str] = []
+        self.policy = ""
+        self.scripts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append(tag)
+        if tag == "script":
+            self.scripts.append("")
+        self.handlers += [name for name in given if name.startswith("on") or name == "style"]
+        if tag == "img":
+            self.images.append(given)
+        if tag == "meta" and given.get("http-equiv") == "Content-Security-Policy":
+            self.policy = given["content"] or ""
+        if tag == "a":
+            self.links.append(given.get("href") or "")
+        else:
+            self.loads += [
+                given[name] or "" for name in ("href", "src", "srcset", "data") if name in given
+            ]
+
+    def handle_data(self, data: str) -> None:
+        if self.tags[-1:] == ["script"] and not self.scripts[-1]:
+            self.scripts[-1] = data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+def test_every_page_is_closed_to_the_network(report: Path) -> None:
+    pages = sorted(report.parent.glob("*.html"))
+    assert [page.name for page in pages] == [
+        "03_weight_oscillation.html",
+        "04_other.html",
+        "08_explore-0.html",
+        "08_explore-1.html",
+        "index-2.html",
+        "index.html",
+        "script-x.html",
+    ]
+    for page in pages:
+        reader = read(page)
+        policy = re.fullmatch(POLICY, reader.policy)
+        assert policy is not None
+        (script,) = reader.scripts  # ours, and the policy runs no other
+        assert script == (TEMPLATES / "report.js").read_text(encoding="utf-8")
+        digest = hashlib.sha256(script.encode()).digest()
+        assert policy.group(1) == base64.b64encode(digest).decode()
+        assert set(reader.tags).isdisjoint({"iframe", "object", "embed", "form", "base"})
+        assert not reader.handlers
+        for address in reader.loads:
+            assert address.startswith("data:")
+        for image in reader.images:
+            assert image["src"].startswith("data:image/")
+            assert (image["alt"] or "").strip()
+        for link in reader.links:
+            path = page.parent / link.partition("#")[0]
+            assert link.startswith(("#", "https://arxiv.org/")) or path.is_file()
+        text = page.read_text(encoding="utf-8")
+        style = text[text.index("<style>") : text.index("</style>")]
+        assert "url(" not in style
+        assert "@import" not in style
+        for word in ("require.js", "mathjax", "cdn", "e.invalid/a", "alert('{x}')</script>"):
+            assert word not in text.lower()
+
+
+def test_index_shows_every_notebook_and_run(report: Path) -> None:
+    text = report.read_text(encoding="utf-8")
+    assert "6 executions of 5 notebooks" in text
+    for word in ("1 failed", "1 kernel died", "4 succeeded", "Do weights oscillate?"):
+        assert word in text
+    assert "ZeroDivisionError: &lt;script&gt;" in text
+    assert "&lt;script&gt;{x}" in text
+    row = re.search(r"<tr><th[^>]*>asm-1</th>(.*?)</tr>", text)
+    assert row is not None
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", row.group(1))
+    assert cells[:4] == ["asm", "1", "finished", "4"]
+    assert re.fullmatch(r"\d\d\.\d\d%", cells[4])
+    assert "Damaged or unreadable parts" in text
+    assert "part-000000.parquet" in text
+    assert len(read(report).images) == 3  # three executions have figures
+    group = text[text.index("What does u=w of a run show?") :]
+    assert "<small>2 executions</small>" in group
+    first, second = group.index(">08_explore-0</a>"), group.index(">08_explore-1</a>")
+    own = group[first:second]
+    assert "<li><code>runs</code> baseline-1</li><li><code>site</code> blocks.0</li>" in own
+    assert "<code>steps</code>" not in own  # all executions have the same
+    assert "<code>site</code> (empty)" in group[second:]
+    assert "2 figures, 2 interactive" in own
+
+
+def test_thumbnails_are_small(report: Path) -> None:
+    image = read(report).images[0]
+    data = base64.b64decode((image["src"] or "").partition(",")[2])
+    with Image.open(io.BytesIO(data)) as thumbnail:
+        assert max(thumbnail.size) == 480
+
+
+def test_a_page_keeps_prose_figures_tables_and_code(report: Path) -> None:
+    page = report.parent / "03_weight_oscillation.html"
+    text = page.read_text(encoding="utf-8")
+    alts = [image["alt"] for image in read(page).images]
+    assert alts[0] == "Figure 1, under the heading: Do weights oscillate?"
+    assert alts[1] == "Flips " + " ".join(HOSTILE.split())
+    assert alts[2] == "Figure 3, under the heading: Second heading"
+    assert '<a href="04_other.html">the next</a>' in text
+    assert "<code>$x$</code>" in text
+    assert text.count("<math") == 3
+    assert '<td class="number">0.71</td>' in text
+    assert '<th class="number">accuracy</th>' in text
+    assert "<td>&lt;script&gt;</td>" in text
+    assert "[remote]" in text
+    assert "An interactive control" in text
+    assert "\x1b" not in text
+    assert "100%\n&lt;script&gt;" in text
+    assert "10%\r" not in text
+    assert "label" in text
+
+
+def test_a_failed_page_opens_at_its_traceback(report: Path) -> None:
+    text = (report.parent / "04_other.html").read_text(encoding="utf-8")
+    assert 'href="#stopped"' in text
+    stopped = text[text.index('id="stopped"') :]
+    assert '<details class="code" open>' in stopped
+    assert "ZeroDivisionError\ntail &lt;script&gt;" in stopped
+    assert "The execution ended in this cell." in stopped
+    assert "not executed" in stopped
+    assert "not executed" not in text[: text.index('id="stopped"')]
+    assert "an error here" not in text  # papermill's own banners
+    dead = (report.parent / "index-2.html").read_text(encoding="utf-8")
+    assert "the kernel died" in dead
+    assert "Nothing was recorded" in dead
+
+
+def test_manifest_lists_what_was_made(report: Path) -> None:
+    manifest = json.loads((report.parent / "manifest.json").read_text())
+    pages = {page["name"]: page for page in manifest["pages"]}
+    assert {name: page["state"] for name, page in pages.items()} == {
+        "03_weight_oscillation": "succeeded",
+        "04_other": "failed",
+        "<script>{x}\n": "succeeded",
+        "08_explore-0": "succeeded",
+        "08_explore-1": "succeeded",
+        "index": "kernel_died",
+    }
+    assert all((report.parent / page["file"]).is_file() for page in pages.values())
+    assert pages["03_weight_oscillation"]["figures"] == 3
+    assert (pages["08_explore-1"]["figures"], pages["08_explore-1"]["explorers"]) == (2, 2)
+    assert pages["08_explore-1"]["notebook"] == "08_explore"
+    here = {str(path.relative_to(report.parent)) for path in report.parent.rglob("*.*")}
+    assert set(manifest["files"]) == here - {"manifest.json"}
+    assert [run["run_id"] for run in manifest["runs"]] == ["baseline-1", "asm-1"]
+    assert manifest["runs"][1]["test_accuracy"] > 0.5
+    assert any("part-000000.parquet" in warning for warning in manifest["warnings"])
+
+
+def test_unreadable_runs_are_a_row_not_an_error(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    put(executed, "one", [new.new_code_cell("1")], parameters={"runs": [str(tmp_path / "gone")]})
+    text = build_report(executed, tmp_path / "out").read_text(encoding="utf-8")
+    assert "unreadable" in text
+    assert "no run at" in text
+    chosen = make_run(tmp_path / "chosen", steps=4, state="interrupted")
+    text = build_report(executed, tmp_path / "out", runs=[chosen]).read_text(encoding="utf-8")
+    assert "interrupted" in text
+    assert "gone" not in text.partition("<h2>Notebooks")[0].partition("<h2>Runs")[2]
+
+
+def test_an_explorer_has_controls_links_and_its_files(report: Path) -> None:
+    text = (report.parent / "08_explore-1.html").read_text(encoding="utf-8")
+    assert text.count('<figure class="explorer"') == 2
+    assert '<a href="figures/08_explore-1/figure-01-map.csv"' in text
+    assert (report.parent / "figures/08_explore-1/figure-01-map.csv").read_text() == "x,y\n1,2\n"
+    assert '<a href="03_weight_oscillation.html#a">the first</a>' in text
+    assert "alert('{x}')</script>" not in text
+
+
+def test_a_link_to_a_notebook_leads_to_its_first_execution(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    put(executed, "a-1", [new.new_markdown_cell("[b](b.ipynb)")], notebook="/x/a.ipynb")
+    for number in (1, 2):
+        put(executed, f"b-{number}", [new.new_markdown_cell("# B")], notebook="/x/b.ipynb")
+    index = build_report(executed, tmp_path / "out", runs=[])
+    assert '<a href="b-1.html">b</a>' in (index.parent / "a-1.html").read_text(encoding="utf-8")
+
+
+def test_pages_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
+    executed, out = tmp_path / "executed", tmp_path / "out"
+    for name in ("one", "two"):
+        put(executed, name, [new.new_code_cell("1")])
+        (executed / name / "figures").mkdir()
+        (executed / name / "figures" / "figure-01.csv").write_text("x\n")
+    build_report(executed, out, runs=[])
+    (out / "notes.html").write_text("mine")
+    shutil.rmtree(executed / "two")
+    build_report(executed, out, runs=[])
+    left = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    assert left == [
+        *("figures/one/figure-01.csv", "index.html", "manifest.json", "notes.html", "one.html"),
+    ]
+
+
+def test_one_damaged_notebook_does_not_cost_the_others_their_pages(tmp_path: Path) -> None:
+    executed = tmp_path / "executed"
+    put(executed, "bad", None)
+    put(executed, "good", [new.new_markdown_cell("# Good")])
+    for text in (
+        "{",
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": [{"cell_type": "code"}]}',
+        '{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 3}',
+    ):
+        (executed / "bad" / "notebook.ipynb").write_text(text)
+        index = build_report(executed, tmp_path / "out", runs=[])
+        assert "damaged" in (index.parent / "bad.html").read_text(encoding="utf-8")
+        assert "Good" in (index.parent / "good.html").read_text(encoding="utf-8")
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    high, low = sorted((luminance(one), luminance(other)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [1, 2], ids=["light", "dark"])
+def test_every_colour_of_text_has_contrast_on_every_ground(scheme: int) -> None:
+    css = (TEMPLATES / "report.css").read_text(encoding="utf-8")
+    pairs = re.findall(r"--([a-z-]+): light-dark\((#[0-9a-f]{6}), (#[0-9a-f]{6})\)", css)
+    colours = {pair[0]: pair[scheme] for pair in pairs}
+    texts = ["ink", "soft", "link", "good", "bad", "warn"]
+    code = ["keyword", "string", "number", "comment", "name"]
+    assert set(colours) == {*texts, *code, "ground", "panel", "line", "bad-ground", "mount"}
+    for ground in ("ground", "panel"):
+        for text in (*texts, *code):
+            assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)  # WCAG 2.1, AA
+    assert contrast(colours["ink"], colours["bad-ground"]) >= 4.5
+    # On the mount of a picture, which is light in both schemes.
+    for colour in re.findall(r"[; ]color: (#[0-9a-f]{6})", css):
+        assert contrast(colour, colours["mount"]) >= 4.5
+    assert contrast("#ffffff", "#000000") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.478, abs=1e-3)  # a known pair
+
+
+def test_no_template_refers_to_an_address() -> None:
+    files = [path for path in TEMPLATES.iterdir() if path.is_file()]
+    assert {path.suffix for path in files} == {".css", ".html", ".js"}
+    for path in files:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"https?:|//[a-z]|url\(|@import|import\(|fetch|eval|srcset", text), (
+            path
+        )
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    for word in ("innerHTML", "document.write", "Function", "XMLHttp", "WebSocket", "</", "<!--"):
+        assert word not in script
+
+
+def test_the_notice_names_what_is_not_ours() -> None:
+    notice = (ROOT / "NOTICE").read_text(encoding="utf-8")
+    for word in ("Fashion-MNIST", "Zalando SE", "The MIT License (MIT)", "DejaVu", "data/runs"):
+        assert word in notice
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        assert "NOTICE" in tomllib.load(file)["project"]["license-files"]
+    # Fonts, libraries and icons would have to be named there.
+    files = [path for path in (ROOT / "bvit_analysis").rglob("*") if path.is_file()]
+    shipped = {path.suffix for path in files if path.parent.name != "__pycache__"}
+    assert shipped <= {".py", ".pyc", ".typed", ".html", ".css", ".js", ".json", ".j2", ".md"}
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A program that stands in for the browser; a test writes its body."""
+    path = tmp_path / "chromium-stand-in"
+    monkeypatch.setenv("BVIT_CHROMIUM", str(path))
+    return path
+
+
+def write_program(path: Path, body: str) -> None:
+    path.write_text(f"#!{sys.executable}\nimport sys, os, time, subprocess\n{body}\n")
+    path.chmod(0o755)
+
+
+def test_a_pdf_is_printed_from_one_document_without_a_way_out(
+    tmp_path: Path, program: Path
+) -> None:
+    write_program(
+        program,
+        "from pathlib import Path\n"
+        "flags = dict(a.partition('=')[::2] for a in sys.argv[1:-1])\n"
+        "assert '--headless' in flags and flags['--host-resolver-rules'] == 'MAP * ~NOTFOUND'\n"
+        "assert Path(flags['--user-data-dir']).parent == Path.cwd() == Path(os.environ['HOME'])\n"
+        f"Path({str(tmp_path / 'seen.html')!r}).write_bytes(Path('report.html').read_bytes())\n"
+        "Path(flags['--print-to-pdf']).write_bytes(b'%PDF-1.4 made')",
+    )
+    out = tmp_path / "out"
+    index = build_report(write_executed(tmp_path), out, title=HOSTILE, pdf=True)
+    assert (out / "report.pdf").read_bytes() == b"%PDF-1.4 made"
+    assert '<a href="report.pdf">' in index.read_text(encoding="utf-8")
+    assert "report.pdf" in json.loads((out / "manifest.json").read_text())["files"]
+    seen = read(tmp_path / "seen.html")
+    text = (tmp_path / "seen.html").read_text(encoding="utf-8")
+    assert seen.tags.count("article") == 6
+    assert "script" not in seen.tags
+    assert not seen.handlers
+    assert all(address.startswith("data:") for address in seen.loads)
+    anchors = re.findall(r' id="([^"]*)"', text)
+    assert len(anchors) == len(set(anchors))
+    for link in seen.links:
+        assert link.startswith("https://arxiv.org/") or link.removeprefix("#") in anchors, link
+    build_report(tmp_path / "executed", out)
+    assert not (out / "report.pdf").exists()  # it would show what is no longer there
+    assert "report.pdf" not in index.read_text(encoding="utf-8")
+
+
+def test_the_command_line_prints_where_it_wrote(
+    tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_program(program, "open('report.pdf', 'wb').write(b'%PDF-1.4')")
+    put(tmp_path / "executed", "one", [new.new_code_cell("1")])
+    out = tmp_path / "out"
+    command = ["report", str(tmp_path / "executed"), "--out", str(out)]
+    assert main(command) == 0
+    assert capsys.readouterr().out.split() == [str(out / "index.html")]
+    assert main([*command, "--pdf"]) == 0
+    written = capsys.readouterr().out.split()
+    assert written == [str(out / "index.html"), str(out / "report.pdf")]
+    program.unlink()
+    assert main([*command, "--pdf"]) == 2
+    assert "apt-get install chromium" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("print('cannot', 'start'); sys.exit(3)", r"exit code 3: cannot start\).*HTML pages are"),
+        ("pass", "exit code 0"),
+    ],
+)
+def test_a_browser_that_fails_is_one_line_and_the_pages_are_there(
+    tmp_path: Path, program: Path, body: str, message: str
+) -> None:
+    write_program(program, body)
+    put(tmp_path / "executed", "one", [new.new_code_cell("1")])
+    with pytest.raises(SuiteError, match=message):
+        build_report(tmp_path / "executed", tmp_path / "out", runs=[], pdf=True)
+    index = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "one.html" in index
+    assert "report.pdf" not in index
+
+
+def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, program: Path) -> None:
+    write_program(
+        program,
+        "child = subprocess.Popen(['sleep', '600'])\n"
+        f"open({str(tmp_path / 'child')!r}, 'w').write(str(child.pid))\ntime.sleep(600)",
+    )
+    with pytest.raises(SuiteError, match="longer than 2 s"):
+        print_pdf("<p>x", tmp_path / "report.pdf", limit_s=2)
+    child = int((tmp_path / "child").read_text())
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and alive(child):
+        time.sleep(0.05)
+    assert not alive(child)
+    assert not (tmp_path / "report.pdf").exists()
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_without_a_browser_the_remedy_comes_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path / "executed", "one", [new.new_code_cell("1")])
+    monkeypatch.setenv("BVIT_CHROMIUM", str(tmp_path / "none"))
+    with pytest.raises(MissingExtraError, match="needs Chromium.*apt-get install chromium"):
+        build_report(tmp_path / "executed", tmp_path / "out", pdf=True)
+    monkeypatch.delenv("BVIT_CHROMIUM")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(MissingExtraError, match="searched: chromium, chromium-browser"):
+        find_browser()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_notebook_that_is_being_executed_says_so(tmp_path: Path) -> None:
+    put(tmp_path / "executed", "one", None, seconds=0.0)
+    status = tmp_path / "executed" / "one" / "status.json"
+    owner = {"host": socket.gethostname(), "pid": os.getpid()}
+    owner["pid_started"] = process_start(os.getpid())
+    status.write_text(json.dumps({**json.loads(status.read_text()), "state": "running", **owner}))
+    index = build_report(tmp_path / "executed", tmp_path / "out", runs=[])
+    assert "1 running" in index.read_text(encoding="utf-8")
+    text = (index.parent / "one.html").read_text(encoding="utf-8")
+    assert "Still being executed" in text
+    assert "0.0 s" not in text
+
+
+def test_nothing_executed_is_one_line_with_a_remedy(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(SuiteError, match="no executed notebooks.*bvit notebooks"):
+            build_report(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_package_names_the_line_that_installs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'bvit_analysis\[notebooks\]'"):
+        build_report(tmp_path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("text", "safe"),
+    [
+        ("<b>a</b>", "<b>a</b>"),
+        ("a < b & c", "a &lt; b &amp; c"),
+        ("<td onclick=x>a", "<td>a</td>"),
+        ("</div></main>x", "x"),
+        ("<b><i>x</b></i>", "<b><i>x</i></b>"),
+        ("<SCRIPT>x</SCRIPT>y", "y"),
+        ("<style>x</style>y", "y"),
+        ("<img src=javascript:x alt=a>", "a"),
+        ("<a href='javascript:x'>y</a>", "<a>y</a>"),
+        ("<a href='java\nscript:x'>y</a>", "<a>y</a>"),
+        ("<a href='//e.invalid/x.html'>y</a>", "<a>y</a>"),
+        ("<td colspan='2\" onclick=x'>y</td>", "<td>y</td>"),
+        ("<svg><script>x</script></svg>y", "y"),
+        ("<!-- <script> -->y", "y"),
+        ("<template><b>x</b></template>y", "y"),
+    ],
+)
+def test_safe_html_keeps_only_what_is_allowed(text: str, safe: str) -> None:
+    assert safe_html(text) == safe
+
+
+def test_formulas_are_drawn_and_cannot_carry_markup() -> None:
+    drawn = mathml(r"\frac{a}{b} \, x", block=False)
+    assert drawn.startswith("<math")
+    assert "<mfrac>" in drawn
+    # An empty element must not swallow what follows it.
+    assert re.search(r"<mspace[^>]* /><mi>x</mi>", drawn)
+    assert "http" not in drawn
+    for latex in (r"\text{<script>alert(1)</script>}", r"\href{javascript:x}{y}", r"\begin{", "\\"):
+        assert "<script" not in mathml(latex, block=True)
+        assert "href" not in mathml(latex, block=True).replace(r"\href", "")
+
+
+def test_markdown_shows_raw_html_as_text() -> None:
+    drawn = markdown_html(
+        "<img src=x onerror=y>\n\n![own](attachment:a.png) [x](javascript:alert(1))",
+        pages={},
+        attachments={"a.png": {"image/png": png(4, 4)}},
+    )
+    assert "&lt;img src=x" in drawn
+    assert 'alt="own"' in drawn
+    assert "javascript:" not in drawn
+
+
+def test_a_notebook_without_anything_renders() -> None:
+    rendered = render_notebook(new.new_notebook(), name="x", pages={})
+    assert (rendered.title, rendered.body, rendered.figures) == ("", "", [])
