@@ -13,6 +13,7 @@ from torch import nn
 from bvit_analysis.config import Recipe
 from bvit_analysis.regularization import (
     GradientRegularizer,
+    ResilientTerm,
     bin_force,
     cosine_ramp,
     double_well_force,
@@ -89,8 +90,8 @@ def test_descent_on_the_force_ends_at_the_modes(force):
 def test_resilient_uses_the_flip_fraction_of_the_last_full_period():
     w, g = weights()
     parameter = nn.Parameter(torch.tensor(w))
-    recipe = Recipe(regularization="resilient", regularization_strength=1.0)
-    regularizer = GradientRegularizer({"site": parameter}, recipe, period=3)
+    recipe = Recipe(regularization=ResilientTerm(period=3), regularization_strength=1.0)
+    regularizer = GradientRegularizer({"site": parameter}, recipe)
     for index in range(3):
         parameter.grad = torch.tensor(g)
         regularizer.apply(learning_rate=0.1, progress=0.0)
@@ -115,7 +116,7 @@ def test_resilient_uses_the_flip_fraction_of_the_last_full_period():
 
 def test_state_round_trip_continues_exactly():
     w, g = weights()
-    recipe = Recipe(regularization="resilient")
+    recipe = Recipe(regularization=ResilientTerm(period=2))
 
     def steps(regularizer: GradientRegularizer, parameter: nn.Parameter, count: int) -> None:
         for index in range(count):
@@ -125,12 +126,12 @@ def test_state_round_trip_continues_exactly():
                 parameter.sub_(parameter.grad, alpha=20.0)
 
     whole = nn.Parameter(torch.tensor(w))
-    one = GradientRegularizer({"site": whole}, recipe, period=2)
+    one = GradientRegularizer({"site": whole}, recipe)
     steps(one, whole, 3)
     saved, middle = one.state_dict(), whole.detach().clone()
     steps(one, whole, 4)
     again = nn.Parameter(middle)
-    two = GradientRegularizer({"site": again}, recipe, period=2)
+    two = GradientRegularizer({"site": again}, recipe)
     two.load_state_dict(saved)
     steps(two, again, 4)
     assert torch.equal(whole, again)

@@ -28,6 +28,7 @@ from bvit_analysis.training.interruption import Interrupted as Interrupted
 from bvit_analysis.training.loop import train_steps
 from bvit_analysis.training.models import (
     build,
+    check_recipe,
     make_optimizer,
     make_student,
     teacher_config,
@@ -58,6 +59,7 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
     check_name(run_dir.name)
     if is_finished(config, run_dir):
         return run_dir
+    check_recipe(config)
     torch.set_num_threads(config.training.threads)
     dataset = load_dataset(config.data)
     check_same_data(run_dir, dataset)

@@ -17,29 +17,42 @@ from typing import IO
 
 from tqdm import tqdm
 
-from bvit_analysis.config import RunConfig, from_dict, get_recipe, to_dict
-from bvit_analysis.errors import TrainingError
-from bvit_analysis.training.models import teacher_config, teacher_run_id
+from bvit_analysis.config import Recipe, RunConfig, from_dict, get_recipe, resolve_recipe, to_dict
+from bvit_analysis.config.text import differences
+from bvit_analysis.errors import ConfigError, TrainingError
+from bvit_analysis.records import check_name
+from bvit_analysis.training.models import check_recipe, teacher_config, teacher_run_id
 from bvit_analysis.training.run import train
 
 
-def grid(base: RunConfig, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
+def grid(
+    base: RunConfig, recipes: Sequence[str | Recipe], seeds: Sequence[int]
+) -> dict[str, RunConfig]:
     """Return the configurations of an ablation by run id, such as 'asm-seed1'.
 
     Runs of one seed share initial weights, order of images, augmentation and dropout: pairs for the statistics.
 
     Args:
         base: The scale preset, or any other configuration; its recipe and seed are replaced.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own; each run id begins with a recipe's name.
         seeds: Seeds.
 
     Raises:
-        ConfigError: If a recipe's name is unknown.
+        ConfigError: If a preset's name is unknown, a name cannot be that of a folder, two different recipes have one
+            name, or a recipe holds a class or object that a later process could not find.
     """
+    chosen: dict[str, Recipe] = {}
+    for recipe in map(get_recipe, recipes):
+        check_name(f"{recipe.name}-seed0")
+        found = differences(to_dict(chosen.setdefault(recipe.name, recipe)), to_dict(recipe))
+        if found:
+            raise ConfigError(
+                f"two different recipes are named {recipe.name!r} ({', '.join(found)}); give one another name"
+            )
     return {
-        f"{name}-seed{seed}": dataclasses.replace(base, recipe=get_recipe(name), seed=seed)
+        f"{name}-seed{seed}": dataclasses.replace(base, recipe=recipe, seed=seed)
         for seed in seeds
-        for name in recipes
+        for name, recipe in chosen.items()
     }
 
 
@@ -47,7 +60,7 @@ def ablate(
     base: RunConfig,
     out: Path,
     *,
-    recipes: Sequence[str],
+    recipes: Sequence[str | Recipe],
     seeds: Sequence[int],
     jobs_at_once: int | None = None,
     progress: bool = True,
@@ -57,7 +70,7 @@ def ablate(
     Args:
         base: What the runs have in common.
         out: Folder that gets one folder a run, and the teacher's.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own with classes and objects that can be imported.
         seeds: Seeds.
         jobs_at_once: Runs at a time; by default the cores divided by the threads of a run, at most 8.
         progress: Whether to show one bar over the steps of all runs.
@@ -66,9 +79,12 @@ def ablate(
         The run folders, teacher first.
 
     Raises:
+        ConfigError: If a recipe is wrong, before anything is trained.
         TrainingError: If a run failed, after all others have ended; it names the run and its error.
     """
     configs = grid(base, recipes, seeds)
+    for config in configs.values():
+        check_recipe(config)
     at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
     out.mkdir(parents=True, exist_ok=True)
     folders = []
@@ -137,9 +153,24 @@ def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> subprocess.Po
         env={**os.environ, **threads},
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(to_dict(config)).encode())
+    process.stdin.write(_written(config))
     process.stdin.close()
     return process
+
+
+def _written(config: RunConfig) -> bytes:
+    """Return a configuration for a child process, with the folders that its import paths were followed from."""
+    return json.dumps({"config": to_dict(config), "folders": sys.path}).encode()
+
+
+def _read(text: bytes) -> RunConfig:
+    """Return what _written() wrote; the parent is trusted, so import paths are followed."""
+    data = json.loads(text)
+    config = from_dict(RunConfig, data["config"])
+    if config.recipe is None:
+        return config
+    recipe = resolve_recipe(config.recipe, *data["folders"])
+    return dataclasses.replace(config, recipe=recipe)
 
 
 def _steps_done(run_dir: Path, config: RunConfig) -> int:
@@ -163,4 +194,4 @@ def _last_words(run_dir: Path, errors: IO[bytes], code: int) -> str:
 
 if __name__ == "__main__":
     # One run of a sweep: its configuration comes on standard input.
-    train(from_dict(RunConfig, json.load(sys.stdin)), Path(sys.argv[1]), progress=False)
+    train(_read(sys.stdin.buffer.read()), Path(sys.argv[1]), progress=False)
