@@ -25,20 +25,13 @@ from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import load_checkpoint
 
 
-def pack_run(
-    run_dir: str | Path,
-    path: str | Path,
-    *,
-    float_dtype: str = "float32",
-    recipe: Recipe | None = None,
-) -> Path:
+def pack_run(run_dir: str | Path, path: str | Path, *, float_dtype: str = "float32") -> Path:
     """Pack the model of a run's last checkpoint.
 
     Args:
         run_dir: A run folder that `bvit train` wrote.
         path: The file to write or replace.
         float_dtype: As for save_packed.
-        recipe: As for model_of_run.
 
     Returns:
         The path.
@@ -48,7 +41,7 @@ def pack_run(
         CheckpointError: If none of its checkpoints can be trusted.
         PackedFileError: If the file cannot be written.
     """
-    model, meta = model_of_run(run_dir, recipe)
+    model, meta = model_of_run(run_dir)
     return save_packed(model, path, meta=meta, float_dtype=float_dtype)
 
 
