@@ -10,8 +10,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bvit_analysis.errors import UnsupportedModelError
-from bvit_analysis.layers.attention_rule import AttentionRule
+from bvit_analysis.errors import ConfigError, UnsupportedModelError
+from bvit_analysis.layers.attention_rule import AttentionRule, LevelForm
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign
 
@@ -43,6 +43,22 @@ class BinaryProbabilities(nn.Module):
 
     def forward(self, scores: Tensor) -> Tensor:
         return self.rule.bits(scores, self.scale())
+
+    @torch.no_grad()
+    def level_form(self) -> LevelForm | None:
+        """Return how packed attention can decide the same bits, with the scales as they are; None where it cannot.
+
+        Raises:
+            ConfigError: If the rule's level is not one number a head.
+        """
+        scale = self.scale()
+        form = self.rule.level_form(scale)
+        if form is not None and form.level is not None and form.level.shape != scale.shape:
+            raise ConfigError(
+                f"{type(self.rule).__name__}.level_form must give a level of shape {tuple(scale.shape)}, got"
+                f" {tuple(form.level.shape)}"
+            )
+        return form
 
     @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:

@@ -47,14 +47,11 @@ def added_by(shift: Shift, x: Tensor) -> np.ndarray | None:
     if added is None:
         return None
     images, tokens, channels = x.shape
-    shape = tuple(added.shape)
-    found = added.detach().numpy()
+    found, shape = added.detach().numpy(), tuple(added.shape)
     if shape == (channels,):
         return found
-    if shape == (images, 1, channels):
-        return found.reshape(images, channels)
-    if shape == (images, tokens, channels):
-        return found.reshape(images * tokens, channels)
+    if shape in ((images, 1, channels), (images, tokens, channels)):
+        return found.reshape(-1, channels)
     raise UnsupportedModelError(
         f"cannot pack a {type(shift).__name__} that adds {shape} to {tuple(x.shape)}; expected ({channels},),"
         f" ({images}, 1, {channels}) or ({images}, {tokens}, {channels})"
@@ -211,10 +208,7 @@ class PackedBits(nn.Module):
     """Hold what turns integer scores into bits: a score's scale and the level a per head.
 
     Args:
-        attention: The simulated attention.
-
-    Raises:
-        UnsupportedModelError: If its rule has no form that packed attention knows.
+        attention: The simulated attention; a rule without a level_form() is refused.
     """
 
     score_scale: Tensor
@@ -225,7 +219,7 @@ class PackedBits(nn.Module):
         probabilities = attention.probabilities
         scale = attention.log_score_scale.exp() / math.sqrt(attention.head_dim)
         self.register_buffer("score_scale", scale.detach().flatten())
-        form = probabilities.rule.level_form(probabilities.scale().detach())
+        form = probabilities.level_form()
         if form is None:
             raise UnsupportedModelError(
                 f"cannot pack attention by {probabilities.rule}: packed attention decides [softmax(scores) >= a/2] or"

@@ -13,7 +13,12 @@ from bvit_analysis.config import Recipe
 from bvit_analysis.config.schema import choices_of
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.layers import BinaryProbabilities
-from bvit_analysis.layers.attention_rule import ATTENTION_RULES, AttentionRule, make_rule
+from bvit_analysis.layers.attention_rule import (
+    ATTENTION_RULES,
+    AttentionRule,
+    LevelForm,
+    make_rule,
+)
 from tests.support.own_parts import SteadyTerm, UniformRule
 
 SCALE = torch.tensor([0.3, 0.6]).view(2, 1, 1)
@@ -78,6 +83,22 @@ def test_forms_of_packed_attention() -> None:
     assert boolean is not None
     assert boolean.level is None
     assert make_rule(UniformRule).level_form(SCALE) is None
+
+
+class Short(UniformRule):
+    """A mistake: one level for all heads."""
+
+    def level_form(self, scale: torch.Tensor) -> LevelForm:
+        return LevelForm(level=scale[:1])
+
+
+def test_a_level_of_another_shape_is_refused() -> None:
+    module = BinaryProbabilities(2, tokens=5, rule=Short())
+    with pytest.raises(ConfigError, match=r"Short.level_form .* \(2, 1, 1\), got \(1, 1, 1\)"):
+        module.level_form()
+    elastic = BinaryProbabilities(2, tokens=5, rule=make_rule("elastic")).level_form()
+    assert elastic is not None
+    torch.testing.assert_close(elastic.level, torch.full((2, 1, 1), 2 / 5))
 
 
 @pytest.mark.parametrize(
