@@ -106,8 +106,9 @@ def start_sweep(base: RunConfig, out: Path, *arguments: str) -> subprocess.Popen
         stderr=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    process.stdin.write(json.dumps(to_dict(base)).encode())
-    process.stdin.close()
+    with process.stdin as pipe:
+        pipe.write(json.dumps(to_dict(base)).encode())
+    process.stdin = None  # or communicate() would close it again
     return process
 
 
