@@ -6,7 +6,6 @@ import os
 import re
 import socket
 import time
-import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +25,7 @@ from bvit_analysis.files import (
     write_fault,
     write_json_atomic,
 )
-from bvit_analysis.processes import process_start
+from bvit_analysis.processes import Lock, process_start
 from bvit_analysis.records.arrays import encode_arrays
 from bvit_analysis.records.attention import AttentionExamples, write_attention
 from bvit_analysis.records.format import (
@@ -38,7 +37,7 @@ from bvit_analysis.records.format import (
     check_sites,
     counts_file,
 )
-from bvit_analysis.records.lock import release_lock, take_lock
+from bvit_analysis.records.lock import remove_leftovers, take_lock
 from bvit_analysis.records.parts import (
     PART_BYTES,
     Chunk,
@@ -68,7 +67,12 @@ class RunWriter:
     """
 
     def __init__(
-        self, run_dir: str | Path, *, info: Mapping[str, Any], resume_step: int | None = None
+        self,
+        run_dir: str | Path,
+        *,
+        info: Mapping[str, Any],
+        resume_step: int | None = None,
+        lock: Lock | None = None,
     ) -> None:
         """Make the folder and its run.json, or go on with one.
 
@@ -79,6 +83,7 @@ class RunWriter:
                 used when a run goes on: run.json is written once.
             resume_step: Go on with the run there after this step; rows of later steps are set
                 aside in `<kind>/superseded-<attempt>/`, never deleted. -1 sets all aside.
+            lock: Of the folder, from take_lock(), if the caller has it already; it is given up at the end.
 
         Raises:
             ConfigError: If the run's name is not allowed or its sites are malformed; nothing is
@@ -92,12 +97,7 @@ class RunWriter:
             check_sites(plain(info.get("sites", [])))
         except DamagedFile as error:
             raise ConfigError(f"info of run {run_id!r} {error}") from error
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_fault(self.run_dir, 0, error) from error
-        lock, text = take_lock(self.run_dir)
-        self._release = weakref.finalize(self, release_lock, lock, text, os.getpid())
+        self._lock = lock or take_lock(self.run_dir)
         self._buffers: dict[str, list[tuple[int, Chunk]]] = {kind: [] for kind in SCHEMAS}
         self._fresh: dict[str, list[Path]] = {kind: [] for kind in SCHEMAS}
         self._next = dict.fromkeys(SCHEMAS, 0)
@@ -123,16 +123,16 @@ class RunWriter:
             }
             self.write_status("running", self._step)
         except OSError as error:
-            self._release()
+            self._lock.release()
             place = self.run_dir if error.filename is None else Path(error.filename)
             raise write_fault(place, 0, error) from error
         except DamagedFile as error:
-            self._release()
+            self._lock.release()
             raise RunError(
                 f"cannot write to {self.run_dir}: a folder in it {error}; choose another"
             ) from error
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         self._sealed_at = time.monotonic()
 
@@ -161,9 +161,7 @@ class RunWriter:
             names = [*folder.glob("part-*"), *folder.glob("superseded-*/part-*")]
             self._next[kind] = 1 + max((part_number(path) for path in names), default=-1)
         (self.run_dir / "counts").mkdir(exist_ok=True)
-        # Only the owner of the lock may do this: these are what a killed writer left half done.
-        for leftover in [*self.run_dir.glob(".*.tmp"), *self.run_dir.glob("*/.*.tmp")]:
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.run_dir)
 
     def _supersede(self, step: int) -> None:
         found = [_SUPERSEDED.fullmatch(path.name) for path in self.run_dir.glob("*/superseded-*")]
@@ -285,6 +283,8 @@ class RunWriter:
         """
         if state not in STATES:
             raise ConfigError(unknown_name("state of a run", state, STATES))
+        if state == "finished":
+            self.seal()  # who reads that has every row, even if this process is killed now
         self._state, self._step = state, int(step)
         self._total_steps = self._total_steps if total_steps is None else int(total_steps)
         self._error = error if error is not None or state == "running" else self._error
@@ -373,7 +373,7 @@ class RunWriter:
                 for kind in SCHEMAS:
                     self._merge(kind, part_paths(self.run_dir, kind))
         finally:
-            self._release()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
