@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.records.columns import WITHIN
+from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import EffectiveSign, Site
 
-BUCKETS = len(WITHIN) + 1
-"One for each of WITHIN, and one for gaps that are longer or unknown."
+BUCKETS = len(FLIP_BACK_STEPS) + 1
+"One for each of FLIP_BACK_STEPS, and one for gaps that are longer or unknown."
 
 _CLOCK = 125
 _SWEEP = 25
@@ -361,9 +361,9 @@ def _parts(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
 
 
 def _gap_buckets() -> Tensor:
-    """Return the bucket of a flip by [clock now, byte before], (125, 256): the first of WITHIN that is >= the gap."""
+    """Return the bucket of a flip by [clock now, byte before], (125, 256): the first of FLIP_BACK_STEPS that is >= the gap."""
     now = torch.arange(_CLOCK).view(-1, 1)
     then = torch.arange(256).view(1, -1) & _NONE
     gap = (now - then) % _CLOCK
-    bucket = torch.bucketize(gap, torch.tensor(WITHIN))
+    bucket = torch.bucketize(gap, torch.tensor(FLIP_BACK_STEPS))
     return torch.where(then >= _CLOCK, BUCKETS - 1, bucket).to(torch.uint8)

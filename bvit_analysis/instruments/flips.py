@@ -14,7 +14,7 @@ from bvit_analysis.errors import CheckpointError
 from bvit_analysis.instruments.base import Instrument, Rows
 from bvit_analysis.instruments.counters import BUCKETS, SignTracker
 from bvit_analysis.measures import flip_flop_ratio, near_threshold_share, share
-from bvit_analysis.records.columns import WITHIN
+from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import Site
 
 _SAMPLE = 256
@@ -141,7 +141,7 @@ class FlipInstrument(Instrument):
         steps = self.steps - self._row_step
         total = int(flips.sum())
         figures = {"flip_rate": share(total, (stop - start) * steps)}
-        for column, k in enumerate(WITHIN):
+        for column, k in enumerate(FLIP_BACK_STEPS):
             known = self._row_step >= k
             back = int(flips[: column + 1].sum())
             figures[f"flip_back_{k}"] = share(back, total) if known else math.nan
