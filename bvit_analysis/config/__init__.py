@@ -1,5 +1,7 @@
 """What a run is made of: frozen, keyword-only data, presets for recipes and scales, and their text form."""
 
+from bvit_analysis.config.presets import FLOAT as FLOAT
+from bvit_analysis.config.presets import RECIPE_ORDER as RECIPE_ORDER
 from bvit_analysis.config.presets import RECIPES as RECIPES
 from bvit_analysis.config.presets import SCALES as SCALES
 from bvit_analysis.config.presets import get_recipe as get_recipe

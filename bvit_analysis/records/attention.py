@@ -53,9 +53,7 @@ class AttentionExamples:
             )
 
 
-def write_attention(
-    run_dir: Path, examples: AttentionExamples, run_id: str | None = None
-) -> None:
+def write_attention(run_dir: Path, examples: AttentionExamples, run_id: str | None = None) -> None:
     """Store examples in a run folder, replacing earlier ones.
 
     Raises:

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable
 from typing import Any
 
-from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT, Measure
 
 FLIP_BACK_STEPS = (1, 5, 10, 50, 100)
@@ -346,19 +344,3 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "sites": SITE_METRICS,
 }
 "Kinds of rows that hold measures, and the catalogue's columns of each."
-
-
-def known_measure(name: str, options: Iterable[Measure] = ()) -> Measure:
-    """Return the facts of a measure by name.
-
-    Args:
-        name: Of a measure in the catalogue or among the options.
-        options: Measures that runs declare beside the catalogue's.
-
-    Raises:
-        ConfigError: If there is none of that name.
-    """
-    known = {one.name: one for one in options} | MEASURES
-    if name not in known:
-        raise ConfigError(unknown_name("measure", name, known))
-    return known[name]
