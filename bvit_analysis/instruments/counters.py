@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import CheckpointError, ConfigError
+from bvit_analysis.instruments.base import Watched
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import EffectiveSign, Site
@@ -113,6 +114,11 @@ class ByteCounter:
             self.high.add(merged, total)
             merged, total = merged[:0], total[:0]
         self.index, self.units = merged.clone(), total.clone()
+
+
+def late_start(total_steps: int) -> int:
+    """Return the step after which the last tenth of a training begins; it has at least one step."""
+    return total_steps - max(1, total_steps // 10)
 
 
 @dataclass(frozen=True)
@@ -353,6 +359,15 @@ def _nonzero(bits: Tensor) -> Tensor:
     if bits.device.type == "cpu":  # numpy's takes a seventh of the time of torch's on few set bytes
         return torch.from_numpy(np.flatnonzero(bits.numpy()))
     return bits.nonzero().view(-1)
+
+
+def tracker_of(watched: Watched) -> SignTracker:
+    """Return what tracks the signs of a watch's weights, one for all its instruments."""
+    total = watched.total_steps
+    late_after = None if total is None else late_start(total)
+    return watched.share(
+        SignTracker, lambda: SignTracker(list(watched.weights.values()), late_after=late_after)
+    )
 
 
 def _parts(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:

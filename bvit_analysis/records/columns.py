@@ -10,6 +10,7 @@ import functools
 import math
 from typing import Any
 
+from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT, Measure
 
 FLIP_BACK_STEPS = (1, 5, 10, 50, 100)
@@ -295,7 +296,7 @@ def _activations() -> list[Measure]:
     ]
 
 
-def _plain(kind: Any, name: str, words: str, unit: str, **range_: float) -> Measure:
+def _plain(kind: Any, name: str, words: str, unit: str, **range_: Any) -> Measure:
     return Measure(name=name, kind=kind, words=words, unit=unit, **_HIDDEN, **range_)
 
 
@@ -328,6 +329,18 @@ MEASURES: dict[str, Measure] = {
     one.name: one for one in (*_flips(), *_distributions(), *_activations(), *_steps_and_results())
 }
 "Every measure by name, in the order of the columns."
+
+
+def catalogued(*names: str) -> tuple[Measure, ...]:
+    """Return measures of the catalogue by name, for what an instrument declares.
+
+    Raises:
+        ConfigError: If there is none of a name.
+    """
+    for name in names:
+        if name not in MEASURES:
+            raise ConfigError(unknown_name("measure", name, MEASURES))
+    return tuple(MEASURES[name] for name in names)
 
 
 def names_of(*kinds: str) -> tuple[str, ...]:

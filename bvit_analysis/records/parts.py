@@ -247,7 +247,8 @@ def _sorted_columns(schema: pa.Schema, kind: str, digests: Mapping[str, Any]) ->
             raise DamagedFile(f"lacks the column {field.name!r}")
         if field.name in names and not _alike(schema.field(field.name).type, field.type):
             raise DamagedFile(f"has a column {field.name!r} of another type than {field.type}")
-    own, unreadable = [], []
+    own: list[str] = []
+    unreadable: list[str] = []
     for name in names:
         if name not in wanted.names:
             fits = _is_number(schema.field(name).type) and is_free_name(name)

@@ -86,7 +86,7 @@ def _by_seed(
             notes.setdefault(recipe, []).append(f"{unfinished} run(s) not finished, left out")
         rows = rows[rows["state"] == "finished"]
         lacking = int(rows[name].isna().sum())
-        if 0 < lacking < len(rows):
+        if lacking and recipe != FLOAT:
             notes.setdefault(recipe, []).append(f"{lacking} run(s) without {name}, left out")
         rows = rows[rows[name].notna()]
         seeds = rows["seed"].dropna()

@@ -12,7 +12,6 @@ from bvit_analysis.tables.frames import site_frame
 from bvit_analysis.tables.metrics import Source, measure_of, own_measures
 from bvit_analysis.tables.selection import Runs
 
-
 AtlasMetric = Measure
 "What an atlas needs to know of a measure: its label and its scale."
 

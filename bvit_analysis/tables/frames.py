@@ -8,6 +8,7 @@ channels.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bvit_analysis.errors import ConfigError, RunError
-from bvit_analysis.records import Run
+from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 
@@ -195,14 +196,26 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         site: One site; None takes all.
 
     Returns:
-        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on.
+        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
+        others are named in a RunWarning.
     """
-    found = {}
-    for name in weight_sites(run) if site is None else [site]:
+    found: dict[str, dict[str, np.ndarray]] = {}
+    asked = weight_sites(run) if site is None else [site]
+    faults: dict[str, str] = {}
+    for name in asked:
         try:
             found[name] = run.counts(name)
-        except RunError:
-            continue  # not written yet, or damaged: the caller shows what there is
+        except RunError as error:
+            faults[name] = str(error)
+    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
+    if found and faults:
+        first, reason = next(iter(faults.items()))
+        warnings.warn(
+            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
+            f" {first} first: {reason}",
+            RunWarning,
+            stacklevel=2,
+        )
     return found
 
 

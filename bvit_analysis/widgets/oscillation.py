@@ -43,9 +43,8 @@ class OscillationExplorer(Explorer):
     def __init__(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> None:
         super().__init__("Oscillation atlas")
         self.runs = run_names(tables.binary_runs(read_runs(runs)))
-        self._all = tables.site_frame(
-            list(self.runs.values()), list(tables.ATLAS_METRICS), kind="weight"
-        )
+        offered = list(tables.atlas_choices(list(self.runs.values())))
+        self._all = tables.site_frame(list(self.runs.values()), offered, kind="weight")
         self._kept: dict[Hashable, Any] = {}
         self._grounds: dict[Hashable, list[AtlasMap]] = {}
         self._stages = {
@@ -71,9 +70,7 @@ class OscillationExplorer(Explorer):
         )
         metric = self.control(
             "metric",
-            W.Dropdown(
-                options=list(tables.ATLAS_METRICS), value="flip_rate", description="measure"
-            ),
+            W.Dropdown(options=offered, value="flip_rate", description="measure"),
         )
         site = self.control("site", W.Select(options=[], description="site", rows=9))
         window = self.control(
