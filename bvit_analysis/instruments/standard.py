@@ -57,16 +57,17 @@ def declared_by(instruments: Iterable[Instrument]) -> tuple[Measure, ...]:
                 raise ConfigError(
                     f"instrument {name} declares {str(one)[:60]!r}; expected a bvit_analysis.records.Measure"
                 )
+        try:
+            own += own_measures(instrument.measures)
+        except ConfigError as error:
+            raise ConfigError(f"instrument {name}: {error}") from error
+        for one in instrument.measures:
             if one.name in owners:
                 other = type(owners[one.name]).__name__
                 raise ConfigError(
                     f"measure {one.name!r} is declared by {other} and by {name}; leave one of them out"
                 )
             owners[one.name] = instrument
-        try:
-            own += own_measures(instrument.measures)
-        except ConfigError as error:
-            raise ConfigError(f"instrument {name}: {error}") from error
     return own_measures(own)
 
 

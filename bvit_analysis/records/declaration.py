@@ -110,7 +110,11 @@ def declared_in(info: Mapping[str, Any]) -> Declared:
                 )
         else:
             own[measure.name] = measure
-    columns = {kind: _columns_of(info, kind, faults) for kind in SCHEMAS}
+    said = info.get("columns", {})
+    if not isinstance(said, dict):
+        faults.append("columns is not an object, passed over")
+        said = {}
+    columns = {kind: _columns_of(said, kind, faults) for kind in SCHEMAS}
     for one_ in own.values():
         kind = ROWS_OF.get(one_.kind)
         if kind is not None and one_.name not in columns[kind]:
@@ -118,9 +122,8 @@ def declared_in(info: Mapping[str, Any]) -> Declared:
     return Declared(columns, own, tuple(faults[:20]))
 
 
-def _columns_of(info: Mapping[str, Any], kind: str, faults: list[str]) -> tuple[str, ...]:
-    said = info.get("columns", {})
-    names = said.get(kind, []) if isinstance(said, dict) else None
+def _columns_of(said: Mapping[str, Any], kind: str, faults: list[str]) -> tuple[str, ...]:
+    names = said.get(kind, [])
     if not isinstance(names, list) or len(names) > 2 * MAX_OWN:
         faults.append(
             f"columns of {kind} is not a list of at most {2 * MAX_OWN} names, passed over"

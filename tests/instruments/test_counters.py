@@ -80,7 +80,9 @@ def brute_buckets(signs: np.ndarray, since: int) -> np.ndarray:
             if flat[t, weight] != flat[t - 1, weight]:
                 if t > since:
                     gap = np.inf if before is None else t - before
-                    counts[next((i for i, k in enumerate(FLIP_BACK_STEPS) if gap <= k), BUCKETS - 1)] += 1
+                    counts[
+                        next((i for i, k in enumerate(FLIP_BACK_STEPS) if gap <= k), BUCKETS - 1)
+                    ] += 1
                 before = t
     return counts
 
