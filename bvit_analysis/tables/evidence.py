@@ -66,7 +66,9 @@ def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:
         chosen = [
             one
             for one in known.values()
-            if one.measure.kind == kind and one.summary in ("late", "by flips")
+            if one.measure.kind == kind
+            and one.summary in ("late", "by flips")
+            and one.measure.name in run.measures
         ]
         frame = site_frame(run, [one.measure.name for one in chosen], kind=kind)
         for one in chosen:

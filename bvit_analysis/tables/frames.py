@@ -76,7 +76,7 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
         ConfigError: If a measure is neither in the catalogue nor one of the runs' own.
     """
     listed = binary_runs(runs)
-    for name in metrics:
+    for name in metrics if listed else ():
         if measure_of(name, listed).kind not in ("weight", "activation"):
             raise ConfigError(f"{name!r} is no measure of sites; take one of run.sites")
     own = [one for name, one in own_measures(listed).items() if name in metrics]

@@ -137,9 +137,10 @@ class OscillationExplorer(Explorer):
         return self._once(("late", name), make) if name in self.runs else {}
 
     def _found(self, name: str, metric: str) -> tables.Atlas:
-        return self._once(
-            ("atlas", name, metric), lambda: tables.site_atlas(self.runs[name], metric)
-        )
+        run = self.runs[name]
+        # another run may have measures of its own that this one lacks
+        held = run if metric in run.measures else None
+        return self._once(("atlas", name, metric), lambda: tables.site_atlas(held, metric))
 
     def _followed(self, name: str | None, site: str | None) -> pd.DataFrame | None:
         if name not in self.runs or site is None:

@@ -200,12 +200,14 @@ def test_it_reaches_run_table_ablation_atlas_plots_explorers_and_csv(runs: Path)
         tables.site_atlas(listed[0], "travl")
 
 
-def test_explorers_offer_it(runs: Path) -> None:
+def test_explorers_offer_it(runs: Path, tmp_path: Path) -> None:
     widgets = pytest.importorskip("bvit_analysis.widgets")
-    listed = tables.load_runs([runs])[2:4]
+    record(tmp_path / "plain", info=named("plain"))
+    listed = [*tables.load_runs([runs])[2:4], load_run(tmp_path / "plain")]
     explorer = widgets.OscillationExplorer(listed)
     assert "travel" in explorer.controls["metric"].options
     explorer.controls["metric"].value = "travel"
+    explorer.controls["run"].value = list(explorer.runs)[-1]  # one that lacks it
     comparer = widgets.RunComparer(listed)
     assert "travel" in comparer.controls["evidence"].options
     comparer.controls["evidence"].value = "travel"

@@ -5,6 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,3 +154,108 @@ def test_an_unknown_catalogue_name_is_named() -> None:
     assert catalogued("kurtosis")[0] is MEASURES["kurtosis"]
     with pytest.raises(ConfigError, match="did you mean 'kurtosis'"):
         catalogued("kurtoses")
+
+
+# One place ---------------------------------------------------------------------------------------
+
+_ENTRY = """        _distribution(
+            name="tail_share",
+            words="tails",
+            unit="share of weights with |u| > 2",
+            sentence="Latent weights far from the sign's boundary.",
+            **_SHARE,
+            null=math.erfc(2 * math.sqrt(1 / math.pi)),
+        ),
+"""
+_SCRIPT = """
+import dataclasses, json, math, sys
+from pathlib import Path
+import torch, timm
+from torch.nn import functional
+from bvit_analysis import tables
+from bvit_analysis.config import WatchConfig
+from bvit_analysis.convert import binarize, calibrate
+from bvit_analysis.records import load_run
+from bvit_analysis.tables.evidence import csv_text
+from bvit_analysis.watch import Watch
+
+root = Path(sys.argv[1])
+for recipe in ("baseline", "grs"):
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = timm.create_model("vit_tiny_patch16_224", img_size=14, patch_size=7, embed_dim=16,
+            depth=1, num_heads=2, in_chans=1, num_classes=3)
+        binarize(model, recipe)
+        calibrate(model, torch.randn(6, 1, 14, 14))
+        optimizer = torch.optim.AdamW(model.train().parameters(), lr=5e-3)
+        config = {"recipe": {"name": recipe, "shift": "none",
+            "regularization": "resilient" if recipe == "grs" else "none"}, "seed": seed}
+        info = {"kind": "binary", "config": config, "seed": seed}
+        often = WatchConfig(flips_every=1, distribution_every=1, activation_every=1)
+        with Watch(model, root / f"{recipe}-{seed}", config=often, info=info) as watch:
+            for step in range(2):
+                functional.cross_entropy(model(torch.randn(4, 1, 14, 14)),
+                    torch.randint(0, 3, (4,))).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                watch.step(loss=1.0)
+runs = tables.load_runs([root])
+weight = model.blocks[0].mlp.fc2.weight.detach()
+u = weight / weight.abs().mean(dim=1, keepdim=True)
+last = runs[-1].sites.query("step == 2 and site == 'blocks.0.mlp.fc2'")["tail_share"].iloc[0]
+table = tables.run_table(runs)
+old = load_run(sys.argv[2])
+print(json.dumps({
+    "by hand": float((u.abs() > 2).double().mean()),
+    "run": float(last),
+    "declared": json.loads((root / "grs-0" / "run.json").read_text())["columns"]["sites"],
+    "own": json.loads((root / "grs-0" / "run.json").read_text())["measures"],
+    "atlas": tables.site_atlas(runs[0], "tail_share").grid.tolist(),
+    "offered": list(tables.ATLAS_METRICS),
+    "ablation": tables.ablation_table(runs, "tail_share")[["mean", "null"]].to_dict("list"),
+    "compared": sorted(set(tables.verdict_table(runs)["metric"])),
+    "csv": csv_text(table).splitlines()[0],
+    "old rows": len(old.sites),
+    "old": int(old.sites["tail_share"].notna().sum()),
+}))
+"""
+
+
+@pytest.mark.slow
+def test_a_measure_is_added_at_one_place(tmp_path: Path) -> None:
+    """An entry of the catalogue and the instrument that fills it, two files, and every table has it."""
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "bvit_analysis", tmp_path / "bvit_analysis")
+    touched = {
+        "records/columns.py": ('        _weight(\n            name="weight_scale",\n', _ENTRY),
+        "instruments/bimodality.py": ('        "valley_depth",\n', '        "tail_share",\n'),
+    }
+    fill = "                otsu_ratio=otsu_ratio(u),\n"
+    for name, (mark, text) in touched.items():
+        path = tmp_path / "bvit_analysis" / name
+        code = path.read_text()
+        assert code.count(mark) == 1
+        assert fill not in code or code.count(fill) == 1
+        more = "                tail_share=float((u.abs() > 2).double().mean()),\n"
+        path.write_text(code.replace(mark, text + mark).replace(fill, fill + more))
+    done = subprocess.run(
+        [sys.executable, "-c", _SCRIPT, str(tmp_path), str(root / "data/runs/grs-seed0")],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["run"] == pytest.approx(found["by hand"], rel=1e-6)
+    assert "tail_share" in found["declared"]
+    assert found["own"] == []
+    assert np.isfinite(found["atlas"]).all()
+    assert "tail_share" in found["offered"]
+    null = math.erfc(2 * math.sqrt(1 / math.pi))
+    assert found["ablation"]["null"] == pytest.approx([null, null])
+    assert all(0 < mean < 1 for mean in found["ablation"]["mean"])
+    assert "tail_share" in found["compared"]
+    assert '"tail_share"' in found["csv"]
+    assert (found["old rows"], found["old"]) == (1360, 0)
