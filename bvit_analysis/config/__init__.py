@@ -2,6 +2,8 @@
 
 from bvit_analysis.config.import_paths import import_path as import_path
 from bvit_analysis.config.import_paths import resolve as resolve
+from bvit_analysis.config.presets import FLOAT as FLOAT
+from bvit_analysis.config.presets import RECIPE_ORDER as RECIPE_ORDER
 from bvit_analysis.config.presets import RECIPES as RECIPES
 from bvit_analysis.config.presets import SCALES as SCALES
 from bvit_analysis.config.presets import get_recipe as get_recipe
