@@ -12,6 +12,11 @@ from bvit_analysis.errors import ConfigError
 WORD_BITS = 64
 
 
+def words_of(signs: int) -> int:
+    """Return the words that a row of so many signs takes, ceil(n / 64)."""
+    return -(-signs // WORD_BITS)
+
+
 def pack_signs(signs: np.ndarray) -> np.ndarray:
     """Pack signs along the last axis: bit j of word w is 1 where element 64 w + j is >= 0.
 
@@ -44,10 +49,8 @@ def unpack_signs(words: np.ndarray, n: int) -> np.ndarray:
     Raises:
         ConfigError: If so many signs do not take so many words.
     """
-    if words.shape[-1] != -(-n // WORD_BITS):
-        raise ConfigError(
-            f"{n} signs take {-(-n // WORD_BITS)} words of 64 bits, got {words.shape[-1]}"
-        )
+    if words.shape[-1] != words_of(n):
+        raise ConfigError(f"{n} signs take {words_of(n)} words of 64 bits, got {words.shape[-1]}")
     return unpack_rows(rows_of_words(words, n), n)
 
 

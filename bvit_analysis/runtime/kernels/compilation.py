@@ -12,10 +12,10 @@ _compiling = threading.Lock()
 
 @functools.cache
 def machine_code(name: str) -> Callable[..., Any]:
-    """Return 'work' or 'post' of numba_programs.py."""
-    from bvit_analysis.runtime.kernels import compiled_programs as numba_programs
+    """Return 'work' or 'post' of compiled_programs.py."""
+    from bvit_analysis.runtime.kernels import compiled_programs
 
-    known = {"work": numba_programs.make_work, "post": numba_programs.make_post}
+    known = {"work": compiled_programs.make_work, "post": compiled_programs.make_post}
     with _compiling:
         return known[name]()
 

@@ -43,10 +43,11 @@ def attention(
 ) -> int:  # fmt: skip
     """Attend in units first..last of (image, head); return how many rows are near a tie.
 
-    Rows of q, k and v may go on beyond their h W words; values is (h, COLUMNS), a head's scale in each lane; margin is
-    what a probability may be wrong by, as a share of its threshold.
+    Rows of q, k and v may go on beyond their h W words; level is (h,), and limit (0,), or the other way round, where
+    the limit decides; values is (h, COLUMNS), a head's scale in each lane; margin is what a probability may be wrong
+    by, relative to its threshold.
     """
-    heads = len(limit)
+    heads, by_level = len(values), len(level) > 0
     words = (head_dim + 63) // 64
     over = (tokens + 63) // 64  # words over tokens
     padded = (head_dim + COLUMNS - 1) // COLUMNS * COLUMNS
@@ -71,8 +72,9 @@ def attention(
                 query = q[top + token, head * words + word]
                 for j in range(tokens):
                     counts[j] += np.int32(popcnt(query ^ keys[word, j]))
-            most = limit[head]
-            if most < -1:
+            if not by_level:
+                most = limit[head]
+            else:
                 most, sure = _most(counts, tokens, table[head], level[head], margin)
                 near[image, head, token] = not sure
                 doubtful += not sure

@@ -83,8 +83,8 @@ def attention(
     tokens: int,
     head_dim: int,
     table: ndarray,
-    level: ndarray,
-    limit: ndarray,
+    level: ndarray | None,
+    limit: ndarray | None,
     margin: float,
     value_scale: ndarray,
 ) -> tuple[ndarray, ndarray]:
@@ -111,22 +111,22 @@ def scores(q: ndarray, k: ndarray, heads: int, head_dim: int, tokens: int) -> nd
 
 
 def bits_of_counts(
-    counts: ndarray, table: ndarray, level: ndarray, limit: ndarray, margin: float
+    counts: ndarray, table: ndarray, level: ndarray | None, limit: ndarray | None, margin: float
 ) -> tuple[ndarray, ndarray]:
     """Return the bits of attention from counts of differing places, (B, h, N, N), and the rows near a tie.
 
-    A head with limit >= -1 sets the bits whose count is at most the limit. Else 2 p >= a decides, with
-    p = e / sum(e) from the table (h, d + 1); a row is near a tie where any of its p is within margin a / 2 of it.
+    By a limit, bits are set whose count is at most a head's limit. By a level, 2 p >= a decides, with p = e / sum(e)
+    from the table (h, d + 1); a row is near a tie where any of its p is within margin a / 2 of it.
     """
-    value = table[np.arange(len(limit))[:, None, None], counts]  # (B, h, N, N)
+    if level is None:
+        assert limit is not None
+        return counts <= limit[:, None, None], np.zeros(counts.shape[:-1], bool)
+    value = table[np.arange(len(level))[:, None, None], counts]  # (B, h, N, N)
     with np.errstate(all="ignore"):
         cut = level[:, None, None] * value.sum(-1, keepdims=True) / 2  # (B, h, N, 1)
         usable = (cut > 1e-250) & np.isfinite(cut)
         near = (np.abs(value - cut) < margin * cut).any(-1) | ~usable[..., 0]
-        bits = (value >= cut) & usable
-    by_limit = limit >= -1
-    bits = np.where(by_limit[:, None, None], counts <= limit[:, None, None], bits)
-    return bits, near & ~by_limit[:, None]
+        return (value >= cut) & usable, near
 
 
 def context(bits: ndarray, v: ndarray, heads: int, head_dim: int) -> ndarray:
