@@ -15,13 +15,13 @@ from numpy import ndarray
 from bvit_analysis.runtime.kernels.atomics import add_to, now, pause, swap, swap_if, wait
 from bvit_analysis.runtime.kernels.compiled_operations import piece
 from bvit_analysis.runtime.kernels.jit import SOURCES, array, called, compiled
-from bvit_analysis.runtime.kernels.operations import MAIL, OPERATION, SHARE, Status
+from bvit_analysis.runtime.kernels.operations import MAIL, OPERATION, SHARE, Status, offset_of
 from bvit_analysis.runtime.kernels.pointers import operations_at
 
 _SHARE = SHARE.itemsize
 # where in a share its counts are, and in a mail its status: threads change these by address
-_TAKEN, _DONE, _DOUBTS = (SHARE.fields[name][1] for name in ("taken", "done", "doubts"))
-_STATUS = MAIL.fields["status"][1]
+_TAKEN, _DONE, _DOUBTS = (offset_of(SHARE, name) for name in ("taken", "done", "doubts"))
+_STATUS = offset_of(MAIL, "status")
 
 
 @called

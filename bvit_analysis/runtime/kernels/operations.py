@@ -163,13 +163,17 @@ OPERATION = np.dtype(
 "An operation; sections that its kind does not read are zeros."
 
 
+def offset_of(record: np.dtype[Any], name: str) -> int:
+    """Return where a field of a record begins, in bytes."""
+    assert record.fields is not None
+    return record.fields[name][1]
+
+
 def _slots(section: type[Section]) -> list[int]:
     """Return where in an operation each field of a section begins, as a number of 64-bit integers."""
-    fields, start = OPERATION.fields, OPERATION.fields[SECTIONS[section]][1]  # type: ignore[index]
-    assert fields is not None
-    inner = fields[SECTIONS[section]][0].fields
-    assert inner is not None
-    return [(start + inner[name][1]) // 8 for name in section._fields]
+    name = SECTIONS[section]
+    start = offset_of(OPERATION, name)
+    return [(start + offset_of(OPERATION[name], field)) // 8 for field in section._fields]
 
 
 _SLOTS = {section: _slots(section) for section in SECTIONS}
@@ -199,14 +203,12 @@ def moving_addresses(section: Section) -> list[tuple[Region, int, int]]:
 
 def _lines(fields: list[tuple[str, Any]], size: int) -> np.dtype[Any]:
     """Return a record of so many bytes: whole lines of the cache, so that threads do not wait for each other's."""
-    record = np.dtype(fields, align=True)
-    assert record.fields is not None
-    places = list(record.fields.values())
+    record, names = np.dtype(fields, align=True), [name for name, _ in fields]
     return np.dtype(
         {
-            "names": list(record.fields),
-            "formats": [place[0] for place in places],
-            "offsets": [place[1] for place in places],
+            "names": names,
+            "formats": [record[name] for name in names],
+            "offsets": [offset_of(record, name) for name in names],
             "itemsize": size,
         },
         align=True,
