@@ -64,6 +64,11 @@ def pack_rows(signs: np.ndarray) -> np.ndarray:
     return np.packbits(signs if signs.dtype == np.bool_ else signs >= 0, axis=-1, bitorder="little")
 
 
+def bits_of_words(words: np.ndarray, n: int) -> np.ndarray:
+    """Spread words (..., ceil(n / 64)) out to their bits, uint8 (..., n), values in {0, 1}."""
+    return np.unpackbits(rows_of_words(words, n), axis=-1, count=n, bitorder="little")
+
+
 def unpack_rows(rows: np.ndarray, n: int) -> np.ndarray:
     """Unpack bytes (..., ceil(n / 8)) into int8 (..., n), values in {-1, +1}."""
     bits = np.unpackbits(rows, axis=-1, count=n, bitorder="little").view(np.int8)

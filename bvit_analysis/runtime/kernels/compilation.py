@@ -12,7 +12,14 @@ _compiling = threading.Lock()
 
 @functools.cache
 def machine_code(name: str) -> Callable[..., Any]:
-    """Return 'work' or 'post' of compiled_programs.py."""
+    """Return 'work' or 'post' of compiled_programs.py, called as it is: it converts no argument to its types."""
+    found = dispatcher(name)
+    return found.get_overload(found.nopython_signatures[0])
+
+
+@functools.cache
+def dispatcher(name: str) -> Any:
+    """Return what numba made of 'work' or 'post', which knows whether it was compiled or loaded."""
     from bvit_analysis.runtime.kernels import compiled_programs
 
     known = {"work": compiled_programs.make_work, "post": compiled_programs.make_post}

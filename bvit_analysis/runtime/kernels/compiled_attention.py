@@ -1,4 +1,4 @@
-"""Binary attention as machine code: scores, bits and contexts by popcount."""
+"""The attention kernel, compiled by numba: scores by popcount, bits by a table or a limit, contexts by tiles."""
 
 from __future__ import annotations
 
@@ -146,12 +146,12 @@ def _over_tokens(
 ) -> None:
     """Turn a head's words over channels into words over tokens, inverted: bit t of columns[t / 64, c] is [v = -1]."""
     block = np.empty(64, np.uint64)
-    for part in range(columns.shape[0]):
-        length = min(64, tokens - 64 * part)
+    for over in range(columns.shape[0]):
+        length = min(64, tokens - 64 * over)
         for start in range(0, head_dim, 64):
             block[:] = np.uint64(0)
             for t in range(length):
-                block[t] = ~v[top + 64 * part + t, word + start // 64]
+                block[t] = ~v[top + 64 * over + t, word + start // 64]
             # transpose 64 x 64 bits: swap ever smaller squares off the diagonal
             step, mask = np.uint64(32), np.uint64(0x00000000FFFFFFFF)
             while step > 0:
@@ -164,4 +164,4 @@ def _over_tokens(
                 step >>= np.uint64(1)
                 mask ^= mask << step
             for c in range(min(64, head_dim - start)):
-                columns[part, start + c] = block[c]
+                columns[over, start + c] = block[c]

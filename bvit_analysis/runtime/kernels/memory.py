@@ -25,7 +25,7 @@ INPUT, OUTPUT = Region(), Region()
 "What the caller of a program gives it to read, and to write."
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes as long as all else to make one
 class Address:
     """Where an array begins.
 

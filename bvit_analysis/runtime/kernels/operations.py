@@ -169,36 +169,41 @@ def offset_of(record: np.dtype[Any], name: str) -> int:
     return record.fields[name][1]
 
 
-def _slots(section: type[Section]) -> list[int]:
-    """Return where in an operation each field of a section begins, as a number of 64-bit integers."""
+class _Field(NamedTuple):
+    slot: int  # where in an operation it begins, as a number of 64-bit integers
+    optional: bool
+
+
+def _fields(section: type[Section]) -> list[_Field]:
     name = SECTIONS[section]
     start = offset_of(OPERATION, name)
-    return [(start + offset_of(OPERATION[name], field)) // 8 for field in section._fields]
-
-
-_SLOTS = {section: _slots(section) for section in SECTIONS}
-_OPTIONAL = {
-    section: [hint == (Address | None) for hint in get_type_hints(section).values()]
-    for section in SECTIONS
-}
-
-
-def numbers_of(section: Section) -> tuple[Any, ...]:
-    """Return the fields of a section as its record takes them; an address in a region is its offset there."""
-    numbers: list[Any] = []
-    for value, optional in zip(section, _OPTIONAL[type(section)], strict=True):
-        number = value.at if isinstance(value, Address) else value
-        numbers.append((number or 0, value is not None) if optional else number)
-    return tuple(numbers)
-
-
-def moving_addresses(section: Section) -> list[tuple[Region, int, int]]:
-    """Return the addresses that each run gives anew: region, slot in the operation as 64-bit integers, offset."""
     return [
-        (value.region, slot, value.at)
-        for value, slot in zip(section, _SLOTS[type(section)], strict=True)
-        if isinstance(value, Address) and value.region is not None
+        _Field((start + offset_of(OPERATION[name], field)) // 8, hint == (Address | None))
+        for field, hint in get_type_hints(section).items()
     ]
+
+
+_FIELDS = {section: _fields(section) for section in SECTIONS}
+Moving = list[tuple[Region, int, int]]
+"Addresses that each run gives anew: region, offset in it, slot in the operation as 64-bit integers."
+
+
+def write(record: np.void, section: Section) -> Moving:
+    """Write a section into the record of an operation, and return which of its addresses each run must give anew."""
+    numbers: list[Any] = []
+    moving: Moving = []
+    kind = type(section)
+    for value, (slot, optional) in zip(section, _FIELDS[kind], strict=True):
+        number: Any = value
+        if type(value) is Address:
+            number = value.at
+            if value.region is not None:
+                moving.append((value.region, number, slot))
+        if optional:
+            number = (0, False) if value is None else (number, True)
+        numbers.append(number)
+    record[SECTIONS[kind]] = tuple(numbers)
+    return moving
 
 
 def _lines(fields: list[tuple[str, Any]], size: int) -> np.dtype[Any]:

@@ -2,7 +2,7 @@
 
 Both forms give the same floats to the bit, in the order of the simulated layers: every float32 operation is rounded
 on its own, none is fused or reordered. Arrays in, arrays out; rows may be strided. The compiled form needs numba
-(`pip install "bvit_analysis[runtime]"`), releases the GIL, may be called from several threads, and keeps its machine
+(`pip install "bvit_analysis[runtime]"`), releases the GIL, may be called from several threads, and caches its machine
 code between processes, beside this file or, where that folder is read-only, in the user's cache (NUMBA_CACHE_DIR
 overrides both). BVIT_RUNTIME=numpy chooses the plain form.
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy import ndarray
 
 from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
+from bvit_analysis.packed.bits import bits_of_words, words_of
 from bvit_analysis.runtime.kernels import plain, threads
 from bvit_analysis.runtime.kernels.compilation import tile_columns
 from bvit_analysis.runtime.kernels.memory import address
@@ -102,7 +103,7 @@ def sign_pack(
             )
     if choose_backend(backend) == "numpy":
         return plain.sign_pack(x, add, rows_per_image, heads)
-    out = np.empty((rows, heads * -(-(inputs // heads) // 64)), np.uint64)
+    out = np.empty((rows, heads * words_of(inputs // heads)), np.uint64)
     if add is None:
         add = constant(inputs, -0.0)
     each = max(1, rows) if add.ndim == 1 else rows_per_image
@@ -204,7 +205,7 @@ def attention(
         (M, h d) float32: heads side by side, as the float attention lays them out.
     """
     heads = len(value_scale)
-    shape = (q.shape[0], heads * -(-head_dim // 64))
+    shape = (q.shape[0], heads * words_of(head_dim))
     if {q.shape, k.shape, v.shape} != {shape} or tokens < 1 or shape[0] % tokens:
         raise ConfigError(
             f"q, k and v must be of shape (images x {tokens}, {shape[1]}) for {heads} heads of {head_dim} channels,"
@@ -301,9 +302,8 @@ def rules_of(
     """Return per head the table of exp over counts 0..d, and the level that decides by it, or else the limit."""
     values = head_dim - 2 * np.arange(head_dim + 1, dtype=np.float32)
     with np.errstate(all="ignore"):
-        score = (
-            score_scale.astype(np.float32)[:, None] * values
-        )  # (h, d + 1), rounded as the float layer's
+        # (h, d + 1), rounded as the float layer's
+        score = score_scale.astype(np.float32)[:, None] * values
         table = np.exp(score.astype(np.float64) - score[:, :1])
         if level is not None:
             return table, level.astype(np.float64), None
@@ -330,8 +330,8 @@ def settle(
     keys = k.reshape(-1, tokens, heads, words)[image, :, head]  # (R, N, W)
     counts = np.bitwise_count(queries[:, None] ^ keys).sum(-1, dtype=np.int32)
     bits = exact_bits(head_dim - 2 * counts, head)
-    values = v.reshape(-1, tokens, heads, words)[image, :, head].astype("<u8").view(np.uint8)
-    ones = np.unpackbits(values, axis=-1, bitorder="little")[..., :head_dim]  # (R, N, d)
+    values = v.reshape(-1, tokens, heads, words)[image, :, head]
+    ones = bits_of_words(values, head_dim)  # (R, N, d)
     # sums of at most 2^24 ones are exact in float32, whose products are the fast ones
     chosen = bits.astype(np.float32)[:, None]
     exact = 2 * (chosen @ ones.astype(np.float32))[:, 0] - chosen.sum(axis=-1)

@@ -29,6 +29,8 @@ _FLOATS_A_THREAD = 6e5
 _SCORES_A_THREAD = 8e4
 _WORTH_HELP = 25  # of that: below a millisecond, helpers and what torch does before and after are in each other's way
 
+_INTEGERS = op.OPERATION.itemsize // 8
+
 Settle = Callable[[int], None]
 "Is given the number of an attention some of whose rows are near a tie, and puts their results right."
 
@@ -88,8 +90,10 @@ class Program:
     "Work, in times that waking a thread takes."
     _written: list[_Written] = field(default_factory=list)
     _table: ndarray | None = None
-    _moving: dict[Region, tuple[ndarray, ndarray]] = field(default_factory=dict)
-    "Where addresses in a region are in the table, seen as 64-bit integers, and their offsets in it."
+    _integers: ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    "The table's memory as 64-bit integers."
+    _moving: dict[Region, list[tuple[int, ndarray]]] = field(default_factory=dict)
+    "Of each region offsets in it, and where among the integers their addresses are."
 
     def keep(self, array: ndarray) -> Address:
         """Keep an array, or its contiguous copy, as long as the program; return where it begins."""
@@ -178,12 +182,10 @@ class Program:
 
     def bind(self, regions: Mapping[Region, int]) -> None:
         """Say where regions lie from the next run on; each that is used must have been named once."""
-        if regions:
-            slots = self.table().view(np.int64)
-            for region, start in regions.items():
-                if region in self._moving:
-                    found, offsets = self._moving[region]
-                    slots[found] = offsets + start
+        self.table()
+        for region, start in regions.items():
+            for offset, slots in self._moving.get(region, ()):
+                self._integers[slots] = start + offset
 
     def run(self, settle: Settle | None = None) -> None:
         """Run all operations; `settle` is called after an attention with rows near a tie."""
@@ -201,20 +203,22 @@ class Program:
     def table(self) -> ndarray:
         """Return the operations as the kernels read them, (n,) op.OPERATION; none can be added after that."""
         if self._table is None:
-            self._table = table = np.zeros(len(self._written), op.OPERATION)
-            moving: dict[Region, list[tuple[int, int]]] = {}
+            # numpy takes longer to fill records with zeros than to see integers as records
+            self._integers = np.zeros(len(self._written) * _INTEGERS, np.int64)
+            self._table = table = self._integers.view(op.OPERATION)
+            moving: dict[Region, dict[int, list[int]]] = {}
             for number, written in enumerate(self._written):
-                record = table[number]
+                record, start = table[number], number * _INTEGERS
                 record["kind"], record["units"] = written.kind, written.units
                 record["each"], record["pieces"] = written.each, written.pieces
                 for section in written.sections:
-                    record[op.SECTIONS[type(section)]] = op.numbers_of(section)
-                    start = number * op.OPERATION.itemsize // 8
-                    for region, slot, offset in op.moving_addresses(section):
-                        moving.setdefault(region, []).append((start + slot, offset))
-            for region, found in moving.items():
-                slots, offsets = np.array(found, np.int64).T
-                self._moving[region] = slots, offsets
+                    for region, offset, slot in op.write(record, section):
+                        slots = moving.setdefault(region, {}).setdefault(offset, [])
+                        slots.append(start + slot)
+            self._moving = {
+                region: [(offset, np.array(slots)) for offset, slots in by_offset.items()]
+                for region, by_offset in moving.items()
+            }
             self._written.clear()  # as large as a layer's weights
         return self._table
 

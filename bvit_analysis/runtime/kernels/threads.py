@@ -152,9 +152,7 @@ def run(table: ndarray, state: ndarray, first: int) -> int:
 
 def _run_here(table: ndarray, state: ndarray, first: int) -> int:
     """Run operations in this thread, by a mailbox of its own."""
-    mail = getattr(_here, "mail", None)
-    if mail is None:
-        mail = _here.mail = np.zeros(1, MAIL)
+    mail = np.zeros(1, MAIL)
     machine_code("post")(mail, table, state, first, 0)
     return int(machine_code("work")(mail, 0))
 

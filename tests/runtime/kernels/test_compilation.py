@@ -33,8 +33,8 @@ same = np.where(x >= 0, 1, -1)
 assert (y == same @ same.T).all()
 assert (c == kernels.attention(q, q, q, tokens=5, head_dim=35, score_scale=np.full(2, .1, np.float32),
         level=np.full(2, .3, np.float32), value_scale=np.ones(2, np.float32), backend="numpy")).all()
-from bvit_analysis.runtime.kernels.compilation import machine_code
-hits = len(machine_code("work").stats.cache_hits)
+from bvit_analysis.runtime.kernels.compilation import dispatcher
+hits = len(dispatcher("work").stats.cache_hits)
 print(took, hits)
 """
 

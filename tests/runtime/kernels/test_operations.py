@@ -33,7 +33,7 @@ def test_a_record_has_every_field_under_its_name() -> None:
     for section, name in op.SECTIONS.items():
         assert op.OPERATION[name].names == section._fields == tuple(get_type_hints(section))
     record = np.zeros(1, op.OPERATION)
-    record["linear"] = op.numbers_of(LINEAR)
+    assert op.write(record[0], LINEAR) == []
     [linear] = record["linear"]
     for name, value in LINEAR._asdict().items():
         if name in ("shortcut", "residual"):
@@ -84,6 +84,6 @@ def test_machine_code_reads_the_fields_that_python_wrote() -> None:
 
     table = np.zeros(2, op.OPERATION)
     table["pieces"][1] = 11
-    table["linear"][1] = op.numbers_of(LINEAR._replace(residual=Address(12)))
+    op.write(table[1], LINEAR._replace(residual=Address(12)))
     table["attention"]["margin"][1] = 0.25
     assert read(table.ctypes.data) == (11, 12, True, 10, 0.25, False)
