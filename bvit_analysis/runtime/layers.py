@@ -21,7 +21,7 @@ from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign, Shift
-from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.packed.bits import bits_of_words
 from bvit_analysis.runtime.kernels import products as kernels
 from bvit_analysis.runtime.kernels.threads import thread_count
 from bvit_analysis.runtime.layer_programs import (
@@ -30,8 +30,9 @@ from bvit_analysis.runtime.layer_programs import (
     empty,
     why_not_linear,
 )
+from bvit_analysis.runtime.program_pool import HoldsPrograms, ProgramPool
 
-_SPARE = 2  # programs of a layer that are kept
+_SPARE = 2  # programs of a layer that wait for the next call
 
 Observer = Callable[[np.ndarray], None]
 "Is given the decisions of one call as booleans, for the parity certificate; None costs nothing."
@@ -153,7 +154,7 @@ class PackedLinear(HoldsPrograms):
             self.register_buffer(name, None if value is None else value.detach().contiguous())
 
     def forget(self) -> None:
-        self._programs: KeptPrograms[LinearProgram] = KeptPrograms(_SPARE)
+        self._programs: ProgramPool[LinearProgram] = ProgramPool(_SPARE)
         self._by_kernel: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -392,8 +393,6 @@ def _array(tensor: Tensor | None) -> Any:
 
 
 def _unpacked(words: np.ndarray, channels: int, heads: int) -> np.ndarray:
-    each = channels // heads
-    raw = words.reshape(len(words), heads, words.shape[1] // heads)
-    raw = np.ascontiguousarray(raw, "<u8").view(np.uint8)
-    bits = np.unpackbits(raw, axis=-1, bitorder="little")[..., :each]
+    per_head = words.reshape(len(words), heads, words.shape[1] // heads)
+    bits = bits_of_words(per_head, channels // heads)
     return bits.reshape(len(words), channels).astype(bool)

@@ -75,9 +75,9 @@ class PackedModel(nn.Module):
         with torch.no_grad(), nullcontext() if size is None else lent_threads():
             if size is None or len(images) <= size:
                 return self.skeleton(images)
-            return self._in_parts(images, size)
+            return self._in_chunks(images, size)
 
-    def _in_parts(self, images: Tensor, size: int) -> Tensor:
+    def _in_chunks(self, images: Tensor, size: int) -> Tensor:
         """Compute features some images at a time, so that memory does not grow with the batch.
 
         The head takes the whole batch: torch adds in another order for another number of rows.
@@ -85,16 +85,16 @@ class PackedModel(nn.Module):
         vit: Any = self.skeleton
         features: Tensor | None = None
         for start in range(0, len(images), size):
-            part = vit.forward_features(images[start : start + size])
-            part = vit.forward_head(part, pre_logits=True)
+            chunk = vit.forward_features(images[start : start + size])
+            chunk = vit.forward_head(chunk, pre_logits=True)
             if features is None:
                 # once: small arrays that live on between large ones would keep their memory from being used again
-                features = torch.empty(len(images), *part.shape[1:])
-            features[start : start + size] = part
+                features = torch.empty(len(images), *chunk.shape[1:])
+            features[start : start + size] = chunk
         return vit.head(features)
 
     def _images_at_once(self) -> int | None:
-        """Return how many images a part of the batch has, None where only the whole may be computed."""
+        """Return how many images a chunk of the batch has, None where only the whole may be computed."""
         vit: Any = self.skeleton
         blocks = getattr(vit, "blocks", None)
         if not isinstance(blocks, PackedBlocks) or blocks.by_layer or not works_image_by_image(vit):
