@@ -35,6 +35,7 @@ from bvit_analysis.suite import (
     read_statuses,
     read_summary,
 )
+from tests.support.notebooks import write_notebook
 from tests.support.synthetic_run import make_run
 
 PARAMETERS = """\
@@ -47,23 +48,6 @@ loud: bool = False
 steps: list[int] = [1, 2]
 scale = 3
 """
-
-
-def write_notebook(path: Path, *cells: str, parameters: str = "") -> Path:
-    notebook = nbformat.v4.new_notebook()
-    notebook.cells = [nbformat.v4.new_code_cell(cell) for cell in cells]
-    if parameters:
-        first = nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]})
-        notebook.cells.insert(0, first)
-    # Somebody else's kernel: the suite must not care.
-    notebook.metadata["kernelspec"] = {
-        "name": "elsewhere",
-        "display_name": "x",
-        "language": "python",
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, path)
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import pytest
 
 from bvit_analysis.errors import MissingExtraError, SuiteError
 from bvit_analysis.suite import execute, plan, read_status, read_summary
-from tests.suite.test_batch import write_notebook
+from tests.support.notebooks import write_notebook
 
 COUNT = "with open(log, 'a') as file: file.write(name + ' ')"
 DECLARED = "log: str = ''\nname: str = ''\n"

@@ -19,12 +19,8 @@ import torch
 from torch.nn import functional
 
 from bvit_analysis.config import (
-    DataConfig,
-    ModelConfig,
     RunConfig,
     TrainingConfig,
-    WatchConfig,
-    get_recipe,
     to_dict,
 )
 from bvit_analysis.errors import ConfigError, TrainingError
@@ -34,32 +30,7 @@ from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.loop import distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
 from bvit_analysis.training.run import train
-
-STEPS = 24
-
-
-def tiny(recipe: str | None = "binaryvit", **training) -> RunConfig:
-    """A run of seconds: one block of width 16 on 600 real images, checkpoints every 6 steps."""
-    settings = {
-        "steps": STEPS,
-        "batch_size": 32,
-        "warmup_steps": 3,
-        "evaluate_every": 12,
-        "checkpoint_every": 6,
-        "calibration_images": 32,
-    }
-    short = TrainingConfig(**(settings | {"steps": 6}))
-    return RunConfig(
-        recipe=get_recipe(recipe) if recipe else None,
-        scale="smoke",
-        data=DataConfig(train_limit=600, evaluation_limit=100),
-        model=ModelConfig(patch_size=7, embed_dim=16, depth=1, num_heads=2, drop_path=0.1),
-        training=TrainingConfig(**(settings | training)),
-        teacher=short if recipe else None,
-        watch=WatchConfig(
-            flips_every=2, distribution_every=4, activation_every=4, trajectory_weights=3
-        ),
-    )
+from tests.support.tiny_run import STEPS, tiny
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from bvit_analysis.config import get_recipe
 from bvit_analysis.errors import ConfigError, TrainingError
 from bvit_analysis.records import load_run
 from bvit_analysis.training.sweep import ablate, grid
-from tests.training.test_run import tiny
+from tests.support.tiny_run import tiny
 
 
 def test_grid_is_every_recipe_with_every_seed():

@@ -18,31 +18,13 @@ from typing import Any
 import pytest
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.records import RunWriter, load_run
+from bvit_analysis.records import load_run
 from bvit_analysis.widgets import live
 from bvit_analysis.widgets.live import LiveRun
+from tests.support.growing_run import begin, grow
 from tests.support.synthetic_run import make_run
 
-SITES = [
-    {"site_id": 0, "site": "fc", "kind": "weight", "shape": [4, 8], "n_weights": 32},
-]
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def grow(writer: RunWriter, first: int, last: int) -> None:
-    """Write rows of the steps first..last, with known values, as a training would."""
-    for step in range(first, last + 1):
-        accuracy = step / 100 if step % 5 == 0 else float("nan")
-        writer.append("scalars", {"step": step, "loss": 1.0 / step, "accuracy": accuracy})
-        writer.append("sites", {"step": step, "site_id": 0, "flip_rate": 0.5 / step})
-    writer.append("timings", {"step": last, "images_per_s": 640.0, "elapsed_s": last / 10})
-    writer.seal()
-
-
-def begin(folder: Path, total: int = 40) -> RunWriter:
-    writer = RunWriter(folder, info={"sites": SITES})
-    writer.write_status("running", 0, total)
-    return writer
 
 
 def drawn(folder: Path) -> list[Any]:
@@ -242,7 +224,7 @@ class TestFollow:
         code = f"""
             import time
             from pathlib import Path
-            from tests.widgets.test_live import begin, grow
+            from tests.support.growing_run import begin, grow
             time.sleep(0.2)
             writer = begin(Path({str(tmp_path / "run")!r}))
             for step in range(1, 41, 10):
