@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional
@@ -17,24 +16,13 @@ from bvit_analysis.errors import CheckpointError, ConfigError, RunError
 from bvit_analysis.records import SITE_METRICS, RunWriter, load_run
 from bvit_analysis.sites import describe_sites, find_sites
 from bvit_analysis.watch import Watch
+from tests.support.tiny_vit import tiny_vit
 
 OFTEN = WatchConfig(flips_every=2, distribution_every=3, activation_every=3, trajectory_weights=4)
 
 
 def vit() -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=14,
-        patch_size=7,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        in_chans=1,
-        num_classes=3,
-        drop_path_rate=0.1,
-        proj_drop_rate=0.1,
-    )
+    return tiny_vit(drop_path_rate=0.1, proj_drop_rate=0.1)
 
 
 def binary_vit() -> nn.Module:

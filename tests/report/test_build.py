@@ -11,7 +11,6 @@ import re
 import shutil
 import socket
 import sys
-import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -28,6 +27,7 @@ from bvit_analysis.report.markup import markdown_html, mathml, safe_html
 from bvit_analysis.report.pdf import find_browser, print_pdf
 from tests.support.executed import HOSTILE, png, put, write_executed
 from tests.support.synthetic_run import make_run
+from tests.support.waiting import alive, wait_for
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "bvit_analysis" / "report" / "templates"
@@ -418,18 +418,8 @@ def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, program
     with pytest.raises(SuiteError, match="longer than 2 s"):
         print_pdf("<p>x", tmp_path / "report.pdf", limit_s=2)
     child = int((tmp_path / "child").read_text())
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline and alive(child):
-        time.sleep(0.05)
-    assert not alive(child)
+    wait_for(lambda: not alive(child))
     assert not (tmp_path / "report.pdf").exists()
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def test_without_a_browser_the_remedy_comes_before_any_work(

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import nbformat
@@ -37,6 +36,7 @@ from bvit_analysis.suite import (
 )
 from tests.support.notebooks import write_notebook
 from tests.support.synthetic_run import make_run
+from tests.support.waiting import alive, wait_for
 
 PARAMETERS = """\
 runs: list[str] = []  # run folders
@@ -454,15 +454,8 @@ def test_the_wall_clock_limit_kills_the_whole_family(tmp_path: Path) -> None:
     assert "limit of 8 s" in status.error
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
-    assert not any(_alive(pid) for pid in pids)
+    assert not any(alive(pid) for pid in pids)
     assert (tmp_path / "out" / "stubborn" / "notebook.ipynb").exists()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 @pytest.mark.parametrize(
@@ -493,9 +486,9 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(
         stderr=subprocess.DEVNULL,
     )
     try:
-        _wait_for(lambda: pid_file.exists() and pid_file.read_text(), 60)
+        wait_for(lambda: pid_file.exists() and pid_file.read_text())
         kernel = int(pid_file.read_text())
-        assert _alive(kernel)
+        assert alive(kernel)
         with pytest.raises(SuiteError, match="another process is executing"):
             execute(plan([path], [], {"log": str(pid_file)}), out, progress=False)
         assert read_status(out / "sleeper").state == "running"
@@ -506,8 +499,8 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(
         left = list(short.iterdir())
         shutil.rmtree(short, ignore_errors=True)
     assert len(left) == (end == signal.SIGKILL)
-    _wait_for(lambda: not any(_alive(process.pid) for process in family), 30)
-    assert not _alive(kernel)
+    wait_for(lambda: not any(alive(process.pid) for process in family))
+    assert not alive(kernel)
     status = read_status(out / "sleeper")
     assert status.state == "interrupted"
     assert reason in status.error
@@ -544,15 +537,15 @@ def test_a_parent_killed_half_way_and_a_second_start_that_executes_only_the_rest
     arguments = [str(log), str(out), *map(str, notebooks)]
     parent = subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment)
     try:
-        _wait_for(lambda: log.exists() and len(log.read_text().split()) == 4, 90)
-        _wait_for(lambda: len(json.loads((out / "summary.json").read_text())["jobs"]) == 4, 30)
+        wait_for(lambda: log.exists() and len(log.read_text().split()) == 4)
+        wait_for(lambda: len(json.loads((out / "summary.json").read_text())["jobs"]) == 4)
         family = psutil.Process(parent.pid).children(recursive=True)
-        alive = read_summary(out)
-        assert (alive["complete"], alive["exit_code"], alive["waiting"]) == (False, None, ["e"])
+        early = read_summary(out)
+        assert (early["complete"], early["exit_code"], early["waiting"]) == (False, None, ["e"])
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait(60)
-    _wait_for(lambda: not any(_alive(process.pid) for process in family), 30)
+    wait_for(lambda: not any(alive(process.pid) for process in family))
     left = sorted(path.name[:5] for path in short.iterdir())
     assert left == ["bvit-", "bvit-"]  # nobody was there to tidy up
     states = {status.name: status.state for status in read_statuses(out)}
@@ -687,13 +680,6 @@ def test_progress_tells_counts_time_and_the_rest(
     assert lines[2] == "[1/4] a: succeeded, 20.0 s (20 s so far, about 20 s left)"
     assert lines[4] == "[2/4] b: failed, 25.0 s: why (25 s so far, about 20 s left)"
     assert lines[5] == "[3/4] d: kept, inputs unchanged"
-
-
-def _wait_for(condition: object, seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
 
 
 def test_status_of_a_stranger_is_read_as_data(tmp_path: Path) -> None:
