@@ -150,7 +150,10 @@ class TestHook:
         (repository / "notebooks").mkdir(parents=True)
         (repository / ".venv").mkdir()
         (repository / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        shutil.copy(ROOT / ".pre-commit-config.yaml", repository)
+        for name in (".pre-commit-config.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, repository)
+        (repository / "bvit_analysis").mkdir()
+        (repository / "bvit_analysis" / "__init__.py").write_text('"""Stands for the package."""\n')
         (repository / "scripts").mkdir()
         shutil.copy(ROOT / "scripts" / "notebook_metadata.py", repository / "scripts")
         for command in (
@@ -192,6 +195,26 @@ class TestHook:
         (repository / "notebooks" / "broken.ipynb").write_text('{"cells": [')
         self.git(repository, "add", "notebooks")
         assert self.git(repository, "commit", "-m", "broken").returncode != 0
+
+    @pytest.mark.parametrize(
+        ("name", "text", "hook"),
+        [
+            ("unused.py", "import os\n", "lint"),
+            ("wide.py", "x  =  1\n", "format"),
+            ("bvit_analysis/wrong.py", 'x: int = "one"\n', "types"),
+        ],
+    )
+    def test_code_that_the_checks_refuse_is_refused(
+        self, repository: Path, name: str, text: str, hook: str
+    ) -> None:
+        (repository / name).write_text(text)
+        self.git(repository, "add", name)
+        refused = self.git(repository, "commit", "-m", "code")
+        assert refused.returncode == 1
+        assert re.findall(r"^(\w+)\.+Failed", refused.stdout + refused.stderr, re.MULTILINE) == [
+            hook
+        ]
+        assert (repository / name).read_text() == text
 
     def test_another_file_passes_untouched(self, repository: Path) -> None:
         (repository / "notes.json").write_text('{"cells": [], "outputs": [1]}')
