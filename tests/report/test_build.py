@@ -373,6 +373,7 @@ def test_a_pdf_is_printed_from_one_document_without_a_way_out(
     assert "report.pdf" not in index.read_text(encoding="utf-8")
 
 
+@pytest.mark.processes
 def test_the_command_line_prints_where_it_wrote(
     tmp_path: Path, program: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

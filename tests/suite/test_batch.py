@@ -274,6 +274,7 @@ def batch(tmp_path_factory: pytest.TempPathFactory, run: Path) -> dict[str, obje
     return {"root": root, "jobs": jobs, "out": out, "statuses": statuses}
 
 
+@pytest.mark.processes
 def test_each_end_has_its_own_state(batch: dict[str, object]) -> None:
     statuses = {status.name: status for status in batch["statuses"]}
     assert {name: status.state for name, status in statuses.items()} == {
@@ -303,6 +304,7 @@ def test_each_end_has_its_own_state(batch: dict[str, object]) -> None:
     assert statuses["ignores"].seconds < 60
 
 
+@pytest.mark.processes
 def test_status_files_and_evidence_are_kept(batch: dict[str, object], run: Path) -> None:
     out = batch["out"]
     assert read_statuses(out) == batch["statuses"]
@@ -340,6 +342,7 @@ def test_status_files_and_evidence_are_kept(batch: dict[str, object], run: Path)
     assert read_summary(out) == summary
 
 
+@pytest.mark.processes
 def test_a_second_start_executes_only_what_changed(
     batch: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -405,6 +408,7 @@ def test_identity_follows_the_data_of_a_run(tmp_path: Path) -> None:
     assert identity(job) != second
 
 
+@pytest.mark.processes
 def test_two_at_once_under_hostile_names(tmp_path: Path, run: Path) -> None:
     # Each waits for the other, so both succeed only if they run together.
     meet = (
@@ -439,6 +443,7 @@ def test_two_at_once_under_hostile_names(tmp_path: Path, run: Path) -> None:
 # Nothing is left running --------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_the_wall_clock_limit_kills_the_whole_family(tmp_path: Path) -> None:
     stubborn = (
         "import os, signal, subprocess, sys, time\n"
@@ -458,6 +463,7 @@ def test_the_wall_clock_limit_kills_the_whole_family(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "stubborn" / "notebook.ipynb").exists()
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("end", "reason"),
     [(signal.SIGKILL, "is gone"), (signal.SIGINT, "stopped by KeyboardInterrupt")],
@@ -506,6 +512,7 @@ def test_a_killed_parent_leaves_no_kernel_and_a_true_state(
     assert reason in status.error
 
 
+@pytest.mark.processes
 def test_a_parent_killed_half_way_and_a_second_start_that_executes_only_the_rest(
     tmp_path: Path,
 ) -> None:
@@ -569,6 +576,7 @@ def test_a_parent_killed_half_way_and_a_second_start_that_executes_only_the_rest
     short.rmdir()
 
 
+@pytest.mark.processes
 def test_abandoned_folders_are_removed_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -604,6 +612,7 @@ def test_abandoned_folders_are_removed_and_no_others(
         shutil.rmtree(short)
 
 
+@pytest.mark.processes
 def test_kernels_are_told_frames_figures_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -642,6 +651,7 @@ def test_kernels_are_told_frames_figures_and_threads(
     assert listed == "[]\n"  # emptied of what the first execution saved
 
 
+@pytest.mark.processes
 def test_what_cannot_be_started_or_written_ends_one_notebook_only(tmp_path: Path) -> None:
     notebooks = [write_notebook(tmp_path / f"{name}.ipynb", "1 + 1") for name in "abc"]
     jobs = plan(notebooks, [], {})

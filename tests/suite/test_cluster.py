@@ -50,6 +50,7 @@ def counted(log: Path) -> list[str]:
     return sorted(log.read_text().split()) if log.exists() else []
 
 
+@pytest.mark.processes
 def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     ends = {
@@ -113,6 +114,7 @@ def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_p
     assert counted(log) == sorted([*ends, "x", "y", "loses"])
 
 
+@pytest.mark.processes
 def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
             assert "KeyboardInterrupt" in summary["jobs"][0]["error"]
 
 
+@pytest.mark.processes
 def test_no_worker_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -217,6 +220,7 @@ def test_a_cluster_that_cannot_do_it_is_refused_before_anything_starts(
         execute(jobs, out, cluster=address, progress=False)
 
 
+@pytest.mark.processes
 def test_a_claim_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Dask runs again finds the claim of the same order, at each point where it may be lost."""
     pytest.importorskip("distributed")

@@ -395,6 +395,7 @@ def test_flags_of_the_command(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.processes
 def test_the_command_executes_and_prints_the_summary(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

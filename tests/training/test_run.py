@@ -114,6 +114,8 @@ def wait_until_running(folder: Path, process: subprocess.Popen[bytes]) -> None:
     raise AssertionError(f"the training did not start: exit code {process.poll()}")
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_kill_9_at_three_random_moments_resumes_to_the_bit(tmp_path):
     config = tiny(steps=90, checkpoint_every=6, evaluate_every=30)
     whole = train(config, tmp_path / "whole" / "run", progress=False)
@@ -135,6 +137,8 @@ def test_kill_9_at_three_random_moments_resumes_to_the_bit(tmp_path):
     assert differing(whole, other) == [], f"random seed {seed}"
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 6, 7, 13, 23])
 def test_an_exception_at_any_step_resumes_to_the_bit(finished, tmp_path, monkeypatch, moment):
     folder = tmp_path / "runs" / finished.name
@@ -161,6 +165,8 @@ def fail_at(monkeypatch, moment: int) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("forgotten", ["watch", "regularizer", "optimizer"])
 def test_control_a_forgotten_state_is_seen(finished, tmp_path, monkeypatch, forgotten):
     """The comparison above must fail when something is deliberately not restored."""
@@ -194,6 +200,7 @@ def test_control_a_forgotten_state_is_seen(finished, tmp_path, monkeypatch, forg
         assert differing(finished, folder) != []
 
 
+@pytest.mark.processes
 def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     config = tiny(steps=400, checkpoint_every=400, evaluate_every=400)
     folder = tmp_path / "run"
@@ -227,6 +234,8 @@ def test_another_configuration_in_the_folder_is_refused(finished):
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_same_seed_same_bits_and_another_seed_differs(finished, tmp_path):
     again = train(tiny(), tmp_path / finished.name, progress=False)
     assert differing(finished, again) == []

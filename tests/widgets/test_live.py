@@ -50,6 +50,7 @@ class Fake:
 
 
 class TestUpdate:
+    @pytest.mark.slow
     def test_follows_a_run_from_before_its_folder_to_its_end(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         watched = LiveRun(folder)
@@ -139,6 +140,7 @@ class TestUpdate:
         assert watched.update() is True
         assert watched.state == "waiting"
 
+    @pytest.mark.slow
     def test_strange_status_values_do_no_harm(self, tmp_path: Path) -> None:
         path = make_run(tmp_path / "a", steps=20, state="running")
         status = json.loads((path / "status.json").read_text())
@@ -184,6 +186,7 @@ class TestText:
         title = watched.figure().get_suptitle()
         assert title.startswith("a. Finished: 20 steps")  # a stored picture has no words beside it
 
+    @pytest.mark.slow
     def test_only_the_last_picture_is_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -220,6 +223,8 @@ class TestFollow:
         assert watched.follow() == "finished"
         assert watched.follow(Fake(looks=10**9)) == "finished"
 
+    @pytest.mark.processes
+    @pytest.mark.slow
     def test_a_process_that_trains_is_followed_to_the_end(self, tmp_path: Path) -> None:
         code = f"""
             import time
@@ -310,6 +315,7 @@ class TestFollow:
         assert watched.follow(Fake(looks=0, code=2), every=0.01) == "finished"
         assert "exit code 2" in watched.words
 
+    @pytest.mark.processes
     def test_takes_a_multiprocessing_process(self, tmp_path: Path) -> None:
         process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
         process.start()
