@@ -63,8 +63,7 @@ class PackedSign(nn.Module):
     """Shift an activation, take its sign and pack it, in one pass.
 
     Args:
-        shift: The shift of the simulated layer.
-        dim: Channels C.
+        sign: The simulated layer, with its shift.
         heads: Groups of C / h channels that each begin a word of their own.
 
     Shape:

@@ -149,7 +149,7 @@ def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> Child:
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
         errors=errors,
         environment={**os.environ, **threads},
-        words=_written(config),
+        words=child_words(config),
     )
 
 
@@ -177,13 +177,13 @@ def _end(active: dict[str, Child]) -> None:
             print(f"{name}: killed; it goes on from its last checkpoint", file=sys.stderr)
 
 
-def _written(config: RunConfig) -> bytes:
-    """Return a configuration for a child process, with the folders that its import paths were followed from."""
+def child_words(config: RunConfig) -> bytes:
+    """Return a configuration as a child process reads it on its standard input, with the folders that its import paths were followed from."""
     return json.dumps({"config": to_dict(config), "folders": sys.path}).encode()
 
 
 def _read(text: bytes) -> RunConfig:
-    """Return what _written() wrote; the parent is trusted, so import paths are followed."""
+    """Return what child_words() wrote; the parent is trusted, so import paths are followed."""
     data = json.loads(text)
     config = from_dict(RunConfig, data["config"])
     if config.recipe is None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.browser import lab
+from tests.support import lab
 
 pytestmark = pytest.mark.browser
 

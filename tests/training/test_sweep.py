@@ -22,7 +22,7 @@ from bvit_analysis.records.checkpoints import half_checkpoints, load_checkpoint
 from bvit_analysis.records.lock import leftovers
 from bvit_analysis.training.sweep import ablate, grid
 from tests.support.patience import files_below, wait_for, work_of
-from tests.training.test_run import differing, status_of, tiny
+from tests.support.tiny_run import differing, status_of, tiny
 
 
 def test_grid_is_every_recipe_with_every_seed():
@@ -39,6 +39,7 @@ def swept(tmp_path_factory) -> list[Path]:
     return ablate(tiny(), out, recipes=["baseline", "asm"], seeds=[0], progress=False)
 
 
+@pytest.mark.processes
 def test_one_teacher_and_the_asked_for_runs(swept):
     assert [folder.name.split("-")[0] for folder in swept] == ["teacher", "baseline", "asm"]
     assert [load_run(folder).state for folder in swept] == ["finished"] * 3
@@ -54,6 +55,7 @@ def test_runs_of_one_seed_are_pairs(swept):
     assert later[0] != later[1]
 
 
+@pytest.mark.processes
 def test_a_second_sweep_does_nothing(swept):
     before = {path: path.stat().st_mtime_ns for path in swept[0].parent.rglob("*")}
     again = ablate(tiny(), swept[0].parent, recipes=["baseline", "asm"], seeds=[0], progress=False)
@@ -61,6 +63,7 @@ def test_a_second_sweep_does_nothing(swept):
     assert before == {path: path.stat().st_mtime_ns for path in swept[0].parent.rglob("*")}
 
 
+@pytest.mark.processes
 def test_a_failed_run_is_named_and_the_others_finish(swept):
     out = swept[0].parent
     base = dataclasses.replace(tiny(), model=dataclasses.replace(tiny().model))
