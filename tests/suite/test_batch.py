@@ -35,8 +35,8 @@ from bvit_analysis.suite import (
     read_summary,
 )
 from tests.support.notebooks import write_notebook
+from tests.support.patience import alive, wait_for
 from tests.support.synthetic_run import make_run
-from tests.support.waiting import alive, wait_for
 
 PARAMETERS = """\
 runs: list[str] = []  # run folders

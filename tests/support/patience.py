@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import psutil
+
 from bvit_analysis.processes import cpu_seconds
 
 STILL_S = 60.0
@@ -28,18 +30,27 @@ def wait_for(
 
     Args:
         condition: What is waited for.
-        moves: Returns something that changes while there is progress: steps, names of files, processor time.
-            Without it the condition has to come true within the still time itself.
+        moves: Returns something that changes while there is progress: steps, names of files, processor time. By
+            default the processor time of this process's children.
         still_s: How long nothing may move, seconds of an idle machine.
         every_s: Between two looks, seconds.
     """
+    moves = moves or _work_of_children
     seen, still, last = None, 0.0, time.monotonic()
     while not condition():
         time.sleep(every_s)
-        now, sign = time.monotonic(), moves() if moves else None
+        now, sign = time.monotonic(), moves()
         still = still + (now - last) / crowd() if sign == seen else 0.0
         seen, last = sign, now
         assert still < still_s, f"nothing has moved for {still_s:.0f} s; last seen: {seen!r:.300}"
+
+
+def alive(pid: int) -> bool:
+    """Return whether a process runs; one that ended and is not collected yet does not."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def crowd() -> float:
@@ -50,6 +61,11 @@ def crowd() -> float:
 def work_of(*pids: int) -> Callable[[], float]:
     """Return a question for the processor time of processes and their descendants, to a tenth of a second."""
     return lambda: round(sum(map(cpu_seconds, pids)), 1)
+
+
+def _work_of_children() -> float:
+    # This process is left out: asking again and again is work, too.
+    return work_of(*(child.pid for child in psutil.Process().children()))()
 
 
 def files_below(*folders: Path) -> Callable[[], list[tuple[str, int]]]:
