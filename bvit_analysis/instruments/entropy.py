@@ -73,7 +73,8 @@ class ActivationListener(Listener):
     """Sums up what enters the signs of a model in the training passes of one sampled step.
 
     At an activation site x is the output of the shift, just before the sign. At an attention site x is the score
-    that is compared minus what it is compared with, softmax - a/2 or the raw score, and a channel is a head.
+    that is compared minus what it is compared with (its rule's argument: softmax - a/2, or the raw score), and a
+    channel is a head.
 
     Args:
         sites: Activation and attention sites by site_id.
@@ -122,9 +123,7 @@ def by_channel(x: Tensor, site: Site) -> Tensor:
 
 def attention_argument(module: BinaryProbabilities, scores: Tensor) -> Tensor:
     """Return what a binarized attention compares with 0, (elements, heads), from scores (B, h, N, N)."""
-    x = scores.float()
-    if module.kind != "boolean":
-        x = x.softmax(dim=-1) - module.scale().float() / 2
+    x = module.rule.argument(scores.float(), module.scale().float())
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-import weakref
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from bvit_analysis.files import (
     write_fault,
     write_json_atomic,
 )
-from bvit_analysis.processes import process_start
+from bvit_analysis.processes import Lock, process_start
 from bvit_analysis.records.arrays import encode_arrays
 from bvit_analysis.records.attention import AttentionExamples, write_attention
 from bvit_analysis.records.declaration import declare, declared_in, own_measures, schemas_with
@@ -35,7 +34,7 @@ from bvit_analysis.records.format import (
     check_sites,
     counts_file,
 )
-from bvit_analysis.records.lock import release_lock, take_lock
+from bvit_analysis.records.lock import remove_leftovers, take_lock
 from bvit_analysis.records.measure import Measure
 from bvit_analysis.records.reader import read_info
 from bvit_analysis.records.store import PartStore, set_aside
@@ -59,6 +58,7 @@ class RunWriter:
         info: Mapping[str, Any],
         resume_step: int | None = None,
         measures: Iterable[Measure] = (),
+        lock: Lock | None = None,
     ) -> None:
         """Make the folder and its run.json, or go on with one.
 
@@ -72,6 +72,7 @@ class RunWriter:
             measures: What the catalogue of records.columns lacks and this run holds; each becomes a
                 column of `sites`, and run.json says what it is. When a run goes on, those that it
                 began with.
+            lock: Of the folder, from take_lock(), if the caller has it already; it is given up at the end.
 
         Raises:
             ConfigError: If the run's name is not allowed, its sites are malformed, or a measure
@@ -86,12 +87,7 @@ class RunWriter:
         except DamagedFile as error:
             raise ConfigError(f"info of run {run_id!r} {error}") from error
         self._own = own_measures(measures)
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_fault(self.run_dir, 0, error) from error
-        lock, text = take_lock(self.run_dir)
-        self._release = weakref.finalize(self, release_lock, lock, text, os.getpid())
+        self._lock = lock or take_lock(self.run_dir)
         self._closed = False
         self._pid_started = process_start(os.getpid())
         self._state = "running"
@@ -118,16 +114,16 @@ class RunWriter:
             }
             self.write_status("running", self._step)
         except OSError as error:
-            self._release()
+            self._lock.release()
             place = self.run_dir if error.filename is None else Path(error.filename)
             raise write_fault(place, 0, error) from error
         except DamagedFile as error:
-            self._release()
+            self._lock.release()
             raise RunError(
                 f"cannot write to {self.run_dir}: a folder in it {error}; choose another"
             ) from error
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         self._sealed_at = time.monotonic()
 
@@ -168,9 +164,7 @@ class RunWriter:
     def _prepare(self) -> None:
         self._store.prepare()
         (self.run_dir / "counts").mkdir(exist_ok=True)
-        # Only the owner of the lock may do this: these are what a killed writer left half done.
-        for leftover in [*self.run_dir.glob(".*.tmp"), *self.run_dir.glob("*/.*.tmp")]:
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.run_dir)
 
     def _supersede(self, step: int) -> None:
         attempt = self._store.supersede(step)
@@ -232,6 +226,8 @@ class RunWriter:
         """
         if state not in STATES:
             raise ConfigError(unknown_name("state of a run", state, STATES))
+        if state == "finished":
+            self.seal()  # who reads that has every row, even if this process is killed now
         self._state, self._step = state, int(step)
         self._total_steps = self._total_steps if total_steps is None else int(total_steps)
         self._error = error if error is not None or state == "running" else self._error
@@ -321,7 +317,7 @@ class RunWriter:
             if compact:
                 self._store.compact()
         finally:
-            self._release()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

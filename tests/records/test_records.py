@@ -35,7 +35,6 @@ from bvit_analysis.records import (
     load_run,
     write_json_atomic,
 )
-from bvit_analysis.records import lock as run_lock
 from bvit_analysis.records import parts as run_parts
 from bvit_analysis.records import store as run_store
 from bvit_analysis.records import writer as run_writer
@@ -588,64 +587,6 @@ def test_an_existing_run_is_not_written_over(parts_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run; resume it"):
         RunWriter(parts_run, info={})
     assert _listing(parts_run) == before
-
-
-# Ownership ------------------------------------------------------------------------------------
-
-
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path / "r", info={})
-    with pytest.raises(RunError, match=f"written by process {os.getpid()}"):
-        RunWriter(tmp_path / "r", info={}, resume_step=0)
-    del writer
-    RunWriter(tmp_path / "r", info={}, resume_step=0).close()
-
-
-@pytest.mark.parametrize(
-    ("owner", "age", "free"),
-    [
-        ({"host": "elsewhere", "pid": 1}, 0, False),
-        ({"host": "elsewhere", "pid": 1}, 700, True),
-        (None, 0, False),
-        (None, 700, True),
-    ],
-)
-def test_locks_of_other_machines_and_half_written_ones(
-    tmp_path: Path, owner: dict | None, age: float, free: bool
-) -> None:
-    path = tmp_path / "r"
-    RunWriter(path, info={}).close()
-    lock = path / "lock"
-    lock.write_text("" if owner is None else json.dumps(owner))
-    os.utime(lock, (time.time() - age, time.time() - age))
-    status = load_run(path).status
-    write_json_atomic(path / "status.json", {**status, "heartbeat": time.time() - age})
-    if free:
-        RunWriter(path, info={}, resume_step=0).close()
-    else:
-        with pytest.raises(RunError, match="is being written by"):
-            RunWriter(path, info={}, resume_step=0)
-
-
-def test_a_stale_lock_taken_by_another_meanwhile_is_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "r"
-    RunWriter(path, info={}).close()
-    lock = path / "lock"
-    lock.write_text('{"host": "dead"}')
-    live = json.dumps({"host": "other", "pid": 5, "created": time.time()})
-
-    def stale(run_dir: Path, owner: dict) -> bool:
-        if owner.get("host") == "other":
-            return False
-        lock.write_text(live)  # another process was faster
-        return True
-
-    monkeypatch.setattr(run_lock, "_is_stale", stale)
-    with pytest.raises(RunError, match="process 5 on other"):
-        RunWriter(path, info={}, resume_step=0)
-    assert lock.read_text() == live
 
 
 # Hostile folders ------------------------------------------------------------------------------
