@@ -55,7 +55,9 @@ def _remove_if_abandoned(path: Path) -> bool:
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return False
         create = 0
-        if path.name.startswith("."):  # it is just being made or removed, unless that has taken long
+        if path.name.startswith(
+            "."
+        ):  # it is just being made or removed, unless that has taken long
             if time.time() - found.st_mtime < _MOMENT_S:
                 return False
             create = os.O_CREAT  # who made or removed it may have been killed while it had no lock

@@ -8,12 +8,15 @@ import hashlib
 import torch
 from torch import nn
 
-from bvit_analysis.config import RunConfig, TrainingConfig, config_hash
-from bvit_analysis.convert import binarize, build_model, calibrate
+from bvit_analysis.config import RunConfig, TrainingConfig, config_hash, import_path, to_dict
+from bvit_analysis.config.recipes import given
+from bvit_analysis.convert import binarize, build_model, calibrate, check_layers
 from bvit_analysis.data import Dataset, evaluation_batches
+from bvit_analysis.errors import ConfigError
+from bvit_analysis.layers.shift import make_shift
 from bvit_analysis.randomness import seeded
+from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
-from bvit_analysis.training.interruption import Interrupted as Interrupted
 
 
 def teacher_config(config: RunConfig) -> RunConfig:
@@ -27,9 +30,46 @@ def teacher_run_id(config: RunConfig) -> str:
     return f"teacher-{config_hash(teacher_config(config))[:8]}"
 
 
+def check_recipe(config: RunConfig) -> None:
+    """Refuse a recipe that a training would fail with, before the first second of training, its teacher's included.
+
+    Raises:
+        ConfigError: If a class or object in it is not what it should be, cannot be found by import, or makes other
+            weights each time.
+    """
+    to_dict(config)
+    recipe = config.recipe
+    if recipe is None:
+        return
+    make_term(given(recipe, "regularization"))
+    dim = config.model.embed_dim or 64
+    check_layers(recipe, dim)
+    shift = given(recipe, "shift")
+    with torch.random.fork_rng(devices=[]):
+        one, two = (
+            make_shift(shift, dim, reduction=recipe.shift_reduction, name="trial").state_dict()
+            for _ in range(2)
+        )
+    if any(not torch.equal(value, two[name]) for name, value in one.items()):
+        raise ConfigError(
+            f"the recipe's shift {import_path(shift)} has other weights each time it is made; draw them from"
+            " torch.Generator().manual_seed(zlib.crc32(name.encode()))"
+        )
+
+
 def make_student(
     config: RunConfig, dataset: Dataset, teacher: nn.Module | None
 ) -> tuple[nn.Module, list[Site]]:
+    """Build what is trained: the binarized, calibrated model with the teacher's weights, or a float one.
+
+    Args:
+        config: The run's; without a recipe the model stays float.
+        dataset: Whose training images calibrate the scales.
+        teacher: Float model to start from; None starts from the seed.
+
+    Returns:
+        The model on its device, and its sites, none for a float model.
+    """
     model = build(config, dataset)
     if config.recipe is None:
         return model.to(config.training.device), []
@@ -45,6 +85,7 @@ def make_student(
 
 
 def build(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """Build the float model of a configuration; its weights are a function of the seed alone."""
     with seeded(config.seed, "init"):
         return build_model(
             config.model,
@@ -57,7 +98,7 @@ def build(config: RunConfig, dataset: Dataset) -> nn.Module:
 def make_optimizer(
     model: nn.Module, latents: list[nn.Parameter], training: TrainingConfig, latent_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW with decay on float matrices, none on vectors, and the recipe's own on latent weights."""
+    """Return AdamW with decay on float matrices, none on vectors, and the recipe's own on latent weights."""
     known = {id(parameter) for parameter in latents}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [
@@ -75,6 +116,7 @@ def _decays(parameter: nn.Parameter) -> bool:
 
 
 def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and their names, hexadecimal."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

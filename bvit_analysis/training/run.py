@@ -7,6 +7,7 @@ and repeats the uninterrupted one bit for bit (same machine, versions and thread
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from torch import nn
 from bvit_analysis.config import Recipe, RunConfig
 from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
 from bvit_analysis.errors import BvitError, ConfigError, RunError
+from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
-from bvit_analysis.records import RunWriter, check_name, load_run
+from bvit_analysis.records import Measure, RunWriter, check_name, load_run
 from bvit_analysis.records.checkpoints import (
     Checkpoint,
     half_checkpoints,
@@ -31,10 +33,11 @@ from bvit_analysis.regularization import GradientRegularizer
 from bvit_analysis.sites import Site
 from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.identity import check_same_data, describe_run, is_finished
-from bvit_analysis.training.interruption import Interrupted as Interrupted
+from bvit_analysis.training.interruption import Interrupted
 from bvit_analysis.training.loop import train_steps
 from bvit_analysis.training.models import (
     build,
+    check_recipe,
     make_optimizer,
     make_student,
     teacher_config,
@@ -46,13 +49,20 @@ from bvit_analysis.training.waiting import wait_for_writer
 from bvit_analysis.watch import Watch
 
 
-def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> Path:
+def train(
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    progress: bool = True,
+    instruments: Callable[[], Sequence[Instrument]] = standard,
+) -> Path:
     """Train one model and record it; calling it again resumes, or returns at once if the run is finished.
 
     Args:
         config: What to train; recipe None trains the float model on labels.
         run_dir: Folder of the run; its name is the run id. A teacher is looked for, and made, beside it.
         progress: Whether to show a progress bar.
+        instruments: Makes what measures, for example lambda: [*standard(), Mine()].
 
     Returns:
         The run folder.
@@ -68,18 +78,20 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
     if is_finished(config, run_dir):
         _tidy(run_dir)
         return run_dir
+    check_recipe(config)
     torch.set_num_threads(config.training.threads)
     dataset = load_dataset(config.data)
     check_same_data(run_dir, dataset)
     teacher, teacher_figures = _teacher(config, run_dir.parent, dataset, progress)
     model, sites = make_student(config, dataset, teacher)
+    panel = list(instruments())
     info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
-    opened = _open(config, run_dir, info)
+    opened = _open(config, run_dir, info, declared_by(panel))
     if opened is None:  # another process has finished it since
         return run_dir
     writer, checkpoint = opened
     try:
-        state = _start(config, model, sites, teacher, writer, run_dir)
+        state = _start(config, model, sites, teacher, writer, run_dir, panel)
         if checkpoint:
             restore_state(state, checkpoint.tensors, checkpoint.state, checkpoint.step)
         train_steps(config, dataset, teacher, state, writer, run_dir, progress)
@@ -97,7 +109,7 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
 
 
 def _open(
-    config: RunConfig, run_dir: Path, info: dict[str, Any]
+    config: RunConfig, run_dir: Path, info: dict[str, Any], measures: Sequence[Measure]
 ) -> tuple[RunWriter, Checkpoint | None] | None:
     """Return the writer of a run and the checkpoint to go on from, or None if the run is finished."""
     # What is there is looked at by its owner alone: until then another process may be changing it.
@@ -110,7 +122,8 @@ def _open(
         started = (run_dir / "run.json").exists()
         checkpoint = load_checkpoint(run_dir) if started else None
         step = (checkpoint.step if checkpoint else 0) if started else None
-        return RunWriter(run_dir, info=info, resume_step=step, lock=lock), checkpoint
+        writer = RunWriter(run_dir, info=info, resume_step=step, measures=measures, lock=lock)
+        return writer, checkpoint
     except BaseException:
         lock.release()
         raise
@@ -186,6 +199,7 @@ def _start(
     teacher: nn.Module | None,
     writer: RunWriter,
     run_dir: Path,
+    instruments: Sequence[Instrument],
 ) -> TrainingState:
     latents = {site.name: site.latent for site in sites if site.latent is not None}
     decay = config.recipe.latent_weight_decay if config.recipe else 0.0
@@ -198,6 +212,7 @@ def _start(
         teacher=teacher,
         writer=writer,
         total_steps=config.training.steps,
+        instruments=instruments,
     )
     return TrainingState(
         model, optimizer, GradientRegularizer(latents, config.recipe or Recipe()), watch

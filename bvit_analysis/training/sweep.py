@@ -16,11 +16,13 @@ from typing import IO
 
 from tqdm import tqdm
 
-from bvit_analysis.config import RunConfig, from_dict, get_recipe, to_dict
-from bvit_analysis.errors import TrainingError
+from bvit_analysis.config import Recipe, RunConfig, from_dict, get_recipe, resolve_recipe, to_dict
+from bvit_analysis.config.text import differences
+from bvit_analysis.errors import ConfigError, TrainingError
 from bvit_analysis.processes import Child
+from bvit_analysis.records import check_name
 from bvit_analysis.training.interruption import Interrupted, stop_signals
-from bvit_analysis.training.models import teacher_run_id
+from bvit_analysis.training.models import check_recipe, teacher_run_id
 from bvit_analysis.training.run import train, train_teacher
 
 STOP_S = 120.0
@@ -28,23 +30,34 @@ STOP_S = 120.0
 _POLL_S = 0.25
 
 
-def grid(base: RunConfig, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
+def grid(
+    base: RunConfig, recipes: Sequence[str | Recipe], seeds: Sequence[int]
+) -> dict[str, RunConfig]:
     """Return the configurations of an ablation by run id, such as 'asm-seed1'.
 
     Runs of one seed share initial weights, order of images, augmentation and dropout: pairs for the statistics.
 
     Args:
         base: The scale preset, or any other configuration; its recipe and seed are replaced.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own; each run id begins with a recipe's name.
         seeds: Seeds.
 
     Raises:
-        ConfigError: If a recipe's name is unknown.
+        ConfigError: If a preset's name is unknown, a name cannot be that of a folder, two different recipes have one
+            name, or a recipe holds a class or object that a later process could not find.
     """
+    chosen: dict[str, Recipe] = {}
+    for recipe in map(get_recipe, recipes):
+        check_name(f"{recipe.name}-seed0")
+        found = differences(to_dict(chosen.setdefault(recipe.name, recipe)), to_dict(recipe))
+        if found:
+            raise ConfigError(
+                f"two different recipes are named {recipe.name!r} ({', '.join(found)}); give one another name"
+            )
     return {
-        f"{name}-seed{seed}": dataclasses.replace(base, recipe=get_recipe(name), seed=seed)
+        f"{name}-seed{seed}": dataclasses.replace(base, recipe=recipe, seed=seed)
         for seed in seeds
-        for name in recipes
+        for name, recipe in chosen.items()
     }
 
 
@@ -52,7 +65,7 @@ def ablate(
     base: RunConfig,
     out: Path,
     *,
-    recipes: Sequence[str],
+    recipes: Sequence[str | Recipe],
     seeds: Sequence[int],
     jobs_at_once: int | None = None,
     progress: bool = True,
@@ -62,7 +75,7 @@ def ablate(
     Args:
         base: What the runs have in common.
         out: Folder that gets one folder a run, and the teacher's.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own with classes and objects that can be imported.
         seeds: Seeds.
         jobs_at_once: Runs at a time; by default the cores divided by the threads of a run, at most 8.
         progress: Whether to show one bar over the steps of all runs.
@@ -71,19 +84,20 @@ def ablate(
         The run folders, teacher first.
 
     Raises:
+        ConfigError: If a recipe is wrong, before anything is trained.
         TrainingError: If a run failed, after all others have ended; it names the run and its error.
         Interrupted: After SIGTERM or SIGINT, once the runs have saved checkpoints; a second signal kills them.
     """
     configs = grid(base, recipes, seeds)
+    for config in configs.values():
+        check_recipe(config)
     at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
     out.mkdir(parents=True, exist_ok=True)
     folders = []
     if base.teacher is not None:
         # Before the others, which would all make it.
         teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
-        folders.append(
-            train_teacher(teacher, out / teacher_run_id(teacher), progress=progress)
-        )
+        folders.append(train_teacher(teacher, out / teacher_run_id(teacher), progress=progress))
     folders += _run_all(configs, out, at_once, progress)
     return folders
 
@@ -135,7 +149,7 @@ def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> Child:
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
         errors=errors,
         environment={**os.environ, **threads},
-        words=json.dumps(to_dict(config)).encode(),
+        words=_written(config),
     )
 
 
@@ -163,6 +177,21 @@ def _end(active: dict[str, Child]) -> None:
             print(f"{name}: killed; it goes on from its last checkpoint", file=sys.stderr)
 
 
+def _written(config: RunConfig) -> bytes:
+    """Return a configuration for a child process, with the folders that its import paths were followed from."""
+    return json.dumps({"config": to_dict(config), "folders": sys.path}).encode()
+
+
+def _read(text: bytes) -> RunConfig:
+    """Return what _written() wrote; the parent is trusted, so import paths are followed."""
+    data = json.loads(text)
+    config = from_dict(RunConfig, data["config"])
+    if config.recipe is None:
+        return config
+    recipe = resolve_recipe(config.recipe, *data["folders"])
+    return dataclasses.replace(config, recipe=recipe)
+
+
 def _steps_done(run_dir: Path, config: RunConfig) -> int:
     try:
         return min(
@@ -184,4 +213,4 @@ def _last_words(run_dir: Path, errors: IO[bytes], code: int) -> str:
 
 if __name__ == "__main__":
     # One run of a sweep: its configuration comes on standard input.
-    train(from_dict(RunConfig, json.load(sys.stdin)), Path(sys.argv[1]), progress=False)
+    train(_read(sys.stdin.buffer.read()), Path(sys.argv[1]), progress=False)

@@ -36,6 +36,7 @@ from bvit_analysis.records import (
     write_json_atomic,
 )
 from bvit_analysis.records import parts as run_parts
+from bvit_analysis.records import store as run_store
 from bvit_analysis.records import writer as run_writer
 from tests.support.synthetic_run import make_run
 
@@ -79,8 +80,8 @@ def parts_run(tmp_path: Path) -> Path:
 
 def test_every_kind_comes_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sites = rng.normal(size=(2, len(SITE_METRICS))).astype(np.float32)
-    sites[0, 3] = np.inf
+    sites = rng.uniform(size=(2, len(SITE_METRICS))).astype(np.float32)
+    sites[:, SITE_METRICS.index("kurtosis")] += 1
     latent = rng.normal(size=5).astype(np.float32)
     with RunWriter(tmp_path / "r", info={"sites": SITES, "seed": 3}) as writer:
         writer.append("scalars", {"step": 7, "loss": 0.1, "accuracy": 1 / 3})
@@ -181,7 +182,7 @@ def test_the_seal_timer_changes_no_row(tmp_path: Path, monkeypatch: pytest.Monke
     make_run(tmp_path / "a", steps=3, blocks=1)
     monkeypatch.setattr(run_writer, "SEAL_SECONDS", 0.0)
     make_run(tmp_path / "b", steps=3, blocks=1, state="running")
-    monkeypatch.setattr(run_writer, "MERGE_PARTS", 7)
+    monkeypatch.setattr(run_store, "MERGE_PARTS", 7)
     make_run(tmp_path / "c", steps=3, blocks=1, state="running")
     assert len(list((tmp_path / "b/sites").glob("part-*"))) > 20
     assert len(list((tmp_path / "c/sites").glob("part-*"))) < 12
@@ -201,7 +202,7 @@ def test_close_leaves_one_part_a_kind(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_large_tables_are_split_and_merged_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_writer, "PART_BYTES", 56 * 40)
+    monkeypatch.setattr(run_store, "PART_BYTES", 56 * 40)
     with RunWriter(tmp_path / "r", info={}) as writer:
         writer.append("scalars", {"step": np.arange(100), "loss": 1.0})
         writer.seal()
@@ -446,19 +447,19 @@ def test_counts_missing_unknown_or_damaged(tmp_path: Path) -> None:
 
 def test_reading_while_parts_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_writer, "SEAL_SECONDS", 0.0)
-    monkeypatch.setattr(run_writer, "MERGE_PARTS", 3)
+    monkeypatch.setattr(run_store, "MERGE_PARTS", 3)
     writer = RunWriter(tmp_path / "r", info={})
     read = run_parts.read_part
     step = iter(range(2, 1000))
 
-    def read_late(path: Path, kind: str, columns: Any = None) -> pa.Table:
+    def read_late(path: Path, kind: str, columns: Any = None, **options: Any) -> pa.Table:
         # Between the listing of a part and its reading the writer adds rows and merges parts.
         if next(calls) % 4 == 0:
             _scalars(writer, now := next(step), now + 1)
-        return read(path, kind, columns)
+        return read(path, kind, columns, **options)
 
     calls = iter(range(10_000))
-    monkeypatch.setattr("bvit_analysis.records.reader.read_part", read_late)
+    monkeypatch.setattr("bvit_analysis.records.rows.read_part", read_late)
     _scalars(writer, 1, 2)
     for _ in range(12):
         steps = load_run(tmp_path / "r").scalars["step"].tolist()
