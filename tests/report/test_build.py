@@ -26,8 +26,8 @@ from bvit_analysis.report import build_report, render_notebook
 from bvit_analysis.report.markup import markdown_html, mathml, safe_html
 from bvit_analysis.report.pdf import find_browser, print_pdf
 from tests.support.executed import HOSTILE, png, put, write_executed
-from tests.support.patience import alive, wait_for
 from tests.support.synthetic_run import make_run
+from tests.support.waiting import alive, wait_for
 
 ROOT = Path(__file__).parents[2]
 TEMPLATES = ROOT / "bvit_analysis" / "report" / "templates"

@@ -17,7 +17,7 @@ import pytest
 from bvit_analysis.errors import MissingExtraError, SuiteError
 from bvit_analysis.suite import execute, plan, read_status, read_summary
 from tests.support.notebooks import write_notebook
-from tests.support.patience import wait_for
+from tests.support.waiting import wait_for
 
 COUNT = "with open(log, 'a') as file: file.write(name + ' ')"
 DECLARED = "log: str = ''\nname: str = ''\n"

@@ -22,7 +22,7 @@ from bvit_analysis.processes import Child
 from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import load_checkpoint
 from bvit_analysis.training.sweep import child_words
-from tests.support.patience import wait_for, work_of
+from tests.support.waiting import wait_for
 
 STEPS = 24
 
@@ -120,4 +120,4 @@ def wait_until_running(folder: Path, process: Child) -> None:
         assert process.poll() is None, f"the training did not start: exit code {process.poll()}"
         return status_of(folder).get("state") == "running"
 
-    wait_for(is_running, work_of(process.pid), every_s=0.005)
+    wait_for(is_running, every=0.005)

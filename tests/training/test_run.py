@@ -32,7 +32,6 @@ from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.loop import distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
 from bvit_analysis.training.run import train
-from tests.support.patience import wait_for, work_of
 from tests.support.tiny_run import (
     STEPS,
     differing,
@@ -41,6 +40,7 @@ from tests.support.tiny_run import (
     tiny,
     wait_until_running,
 )
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +147,9 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     config = tiny(steps=400, checkpoint_every=400, evaluate_every=400)
     folder = tmp_path / "run"
     process = start_process(config, folder)
-    wait_for(lambda: status_of(folder).get("step", 0) >= 20, work_of(process.pid))
+    wait_for(lambda: status_of(folder).get("step", 0) >= 20)
     process.ask_to_stop()
-    wait_for(lambda: process.poll() is not None, work_of(process.pid))
+    wait_for(lambda: process.poll() is not None)
     assert process.wait() == 143
     run = load_run(folder)
     assert run.state == "interrupted"
@@ -234,7 +234,7 @@ def test_two_seeds_started_together_share_the_teacher_that_one_of_them_trains(fi
         for seed, folder in enumerate(folders)
     ]
     for process in processes:
-        wait_for(lambda process=process: process.poll() is not None, work_of(process.pid))
+        wait_for(lambda process=process: process.poll() is not None)
     assert [process.poll() for process in processes] == [0, 0]
     assert differing(finished, folders[0]) == []
     teacher = tmp_path / teacher_run_id(tiny())
@@ -253,7 +253,7 @@ def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
     teacher = tmp_path / teacher_run_id(config)
     first = start_process(config, tmp_path / "one")
     try:
-        wait_for(lambda: status_of(teacher).get("step", 0) >= 40, work_of(first.pid))
+        wait_for(lambda: status_of(teacher).get("step", 0) >= 40)
         seen = []
 
         def moment(seconds: float) -> None:
