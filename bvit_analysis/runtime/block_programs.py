@@ -28,9 +28,9 @@ from bvit_analysis.runtime.kernels.programs import Program, Scores, norm_agrees
 from bvit_analysis.runtime.layer_programs import (
     LINEARS,
     SIGNS,
-    WRITABLE_SHIFTS,
     Scratch,
     why_not_linear,
+    why_not_shifts,
     write_input,
     write_linear,
 )
@@ -88,9 +88,9 @@ def _reasons(block: nn.Module, tried: dict[tuple[object, ...], bool]) -> Iterato
             yield "a linear that is not packed"
         elif (reason := why_not_linear(linear)) is not None:
             yield reason
-    kinds = {type(sign.shift) for sign in (attention.q_sign, attention.k_sign, attention.v_sign)}
-    if len(kinds) > 1 or not kinds <= set(WRITABLE_SHIFTS):
-        yield f"attention with shifts of type {', '.join(sorted(kind.__name__ for kind in kinds))}"
+    signs = (attention.q_sign, attention.k_sign, attention.v_sign)
+    if (reason := why_not_shifts([sign.shift for sign in signs])) is not None:
+        yield f"attention with {reason}"
 
 
 def _norm_agrees(norm: nn.LayerNorm) -> bool:

@@ -13,7 +13,8 @@ import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
+from bvit_analysis.errors import UnsupportedModelError
+from bvit_analysis.layers.shift import Shift
 from bvit_analysis.packed.bits import words_of
 from bvit_analysis.runtime.kernels.memory import INPUT, OUTPUT, Address, Workspace
 from bvit_analysis.runtime.kernels.operations import BLOCK, Input
@@ -21,8 +22,6 @@ from bvit_analysis.runtime.kernels.programs import Program, Shortcut, constant, 
 
 SIGNS, LINEARS = "shifts, signs", "block linears"
 "Labels that the time of an operation is booked on; a linear's own sign is in its time."
-
-WRITABLE_SHIFTS = (nn.Identity, StaticShift, TokenMeanShift)
 
 
 def empty(*shape: int) -> Tensor:
@@ -36,7 +35,7 @@ def empty(*shape: int) -> Tensor:
 
 class _HasShift(Protocol):
     @property
-    def shift(self) -> nn.Module: ...
+    def shift(self) -> Shift: ...
 
 
 class LinearTensors(Protocol):
@@ -82,8 +81,17 @@ def why_not_linear(layer: LinearTensors) -> str | None:
         return f"an activation of type {type(layer.activation).__name__}"
     if layer.shortcut and averaged_parts(layer) is None:
         return "a shortcut that is a mean of many parts"
-    if not isinstance(layer.sign.shift, WRITABLE_SHIFTS):
-        return f"a shift of type {type(layer.sign.shift).__name__}"
+    return why_not_shifts([layer.sign.shift])
+
+
+def why_not_shifts(shifts: list[Shift]) -> str | None:
+    """Return why shifts that act side by side cannot be written as operations, None if they can."""
+    forms = [shift.mean_form() for shift in shifts]
+    names = ", ".join(sorted({type(shift).__name__ for shift in shifts}))
+    if any(form is None for form in forms):
+        return f"a shift of type {names}"
+    if len({form.share is None for form in forms if form}) > 1:
+        return f"shifts of type {names} side by side"
     return None
 
 
@@ -123,27 +131,27 @@ def write_input(
     program: Program,
     scratch: Scratch,
     x: Address,
-    shifts: list[nn.Module],
+    shifts: list[Shift],
     channels: int,
     heads: int = 1,
 ) -> Input:
-    """Write what shifts of one type, each of its share of the channels, add to x (M, C); return how to read x."""
+    """Write what shifts, each of its share of the channels, add to x (M, C); return how to read x.
+
+    The shifts are such that why_not_shifts() has nothing against them.
+    """
     packed = scratch.packed
-    first = shifts[0]
-    if isinstance(first, TokenMeanShift):
-        bias, share = (
-            _joined([getattr(shift, name) for shift in shifts]) for name in ("bias", "share")
-        )
-        add = scratch.add
-        program.mean(
-            x, channels, scratch.images, scratch.tokens, bias, share, scratch.sums, add, SIGNS
-        )
-        return Input(x, channels, channels, add, scratch.tokens, packed, heads)
-    if isinstance(first, StaticShift):
-        constants = _joined([shift.bias for shift in shifts if isinstance(shift, StaticShift)])
-    else:
-        constants = constant(channels, -0.0)
-    return Input(x, channels, channels, program.keep(constants), scratch.rows, packed, heads)
+    forms = [form for shift in shifts if (form := shift.mean_form()) is not None]
+    own = channels // len(forms)
+    # -0.0 is the one number that adds nothing to any other, to the sign of zero
+    bias = _joined(
+        [constant(own, -0.0) if form.bias is None else _vector(form.bias, own) for form in forms]
+    )
+    shares = [_vector(form.share, own) for form in forms if form.share is not None]
+    if not shares:
+        return Input(x, channels, channels, program.keep(bias), scratch.rows, packed, heads)
+    add, share = scratch.add, _joined(shares)
+    program.mean(x, channels, scratch.images, scratch.tokens, bias, share, scratch.sums, add, SIGNS)
+    return Input(x, channels, channels, add, scratch.tokens, packed, heads)
 
 
 def write_linear(
@@ -203,5 +211,15 @@ class LinearProgram:
             self._program.run()
 
 
-def _joined(vectors: list[Tensor]) -> ndarray:
-    return vectors[0].detach().numpy() if len(vectors) == 1 else torch.cat(vectors).detach().numpy()
+def _joined(vectors: list[ndarray]) -> ndarray:
+    return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+
+
+def _vector(tensor: Tensor, channels: int) -> ndarray:
+    # a kernel reads memory: a vector that is too short would be read beyond its end
+    if tensor.shape != (channels,) or tensor.dtype != torch.float32:
+        raise UnsupportedModelError(
+            f"a shift's mean_form() must hold float32 vectors of {channels} channels, got {tensor.dtype} of"
+            f" {tuple(tensor.shape)}"
+        )
+    return tensor.detach().numpy()
