@@ -12,6 +12,11 @@ from bvit_analysis.errors import ConfigError
 WORD_BITS = 64
 
 
+def words_of(signs: int) -> int:
+    """Return the words that a row of so many signs takes, ceil(n / 64)."""
+    return -(-signs // WORD_BITS)
+
+
 def pack_signs(signs: np.ndarray) -> np.ndarray:
     """Pack signs along the last axis: bit j of word w is 1 where element 64 w + j is >= 0.
 
@@ -44,10 +49,8 @@ def unpack_signs(words: np.ndarray, n: int) -> np.ndarray:
     Raises:
         ConfigError: If so many signs do not take so many words.
     """
-    if words.shape[-1] != -(-n // WORD_BITS):
-        raise ConfigError(
-            f"{n} signs take {-(-n // WORD_BITS)} words of 64 bits, got {words.shape[-1]}"
-        )
+    if words.shape[-1] != words_of(n):
+        raise ConfigError(f"{n} signs take {words_of(n)} words of 64 bits, got {words.shape[-1]}")
     return unpack_rows(rows_of_words(words, n), n)
 
 
@@ -59,6 +62,11 @@ def pack_rows(signs: np.ndarray) -> np.ndarray:
             f"expected rows of bool or signed numbers to pack, got {signs.dtype} of shape {signs.shape}"
         )
     return np.packbits(signs if signs.dtype == np.bool_ else signs >= 0, axis=-1, bitorder="little")
+
+
+def bits_of_words(words: np.ndarray, n: int) -> np.ndarray:
+    """Spread words (..., ceil(n / 64)) out to their bits, uint8 (..., n), values in {0, 1}."""
+    return np.unpackbits(rows_of_words(words, n), axis=-1, count=n, bitorder="little")
 
 
 def unpack_rows(rows: np.ndarray, n: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What chance alone gives: null values of the flip measures, intervals and exact tests over seeds.
 
-Pure numpy, no state. The null of the flip measures is a stationary Gaussian AR(1) latent weight x with
+Plain numpy, no state. The null of the flip measures is a stationary Gaussian AR(1) latent weight x with
 lag-1 correlation theta, whose sign flips with probability arccos(theta) / pi a step. The null of a
 difference between recipes is that its sign is arbitrary for each seed.
 """
@@ -13,18 +13,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from bvit_analysis.records import MEASURES
+
 GAUSSIAN_NULLS: dict[str, float] = {
-    "bimodality_coefficient": 1 / 3,
-    "kurtosis": 3.0,
-    "otsu_ratio": 2 / math.pi,
-    "mass_near_zero_005": math.erf(0.05 * math.sqrt(1 / math.pi)),
-    "mass_near_zero_010": math.erf(0.10 * math.sqrt(1 / math.pi)),
-    "mass_near_zero_020": math.erf(0.20 * math.sqrt(1 / math.pi)),
-    "valley_depth": 0.0,
-    "binarization_error": 1 - 2 / math.pi,
-    "twin_agreement": 0.5,
+    name: one.null for name, one in MEASURES.items() if one.null is not None
 }
-"Value of a measure on a centred Gaussian (twin_agreement: on independent balanced signs)."
+"The catalogue's nulls: a measure's value on a centred Gaussian (twin_agreement: on independent balanced signs)."
 
 MAX_EXACT = 20
 

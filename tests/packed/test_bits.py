@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.packed.bits import (
+    bits_of_words,
     pack_rows,
     pack_signs,
     rows_of_words,
     unpack_rows,
     unpack_signs,
+    words_of,
     words_of_rows,
 )
 
@@ -62,6 +64,14 @@ def test_xor_and_popcount_give_the_product(n, seed):
     a, b = signs_of((2, n), seed)
     different = int(np.bitwise_count(pack_signs(a) ^ pack_signs(b)).sum())
     assert n - 2 * different == int(a.astype(int) @ b.astype(int))
+
+
+@given(st.integers(0, 200), st.integers(0, 2**32 - 1))
+def test_bits_are_read_one_by_one(n, seed):
+    words = pack_signs(signs_of((3, n), seed))
+    assert words_of(n) == words.shape[-1] == len(range(0, n, 64))
+    one_by_one = [[int(row[j // 64]) >> j % 64 & 1 for j in range(n)] for row in words]
+    assert bits_of_words(words, n).tolist() == one_by_one
 
 
 def test_what_counts_as_plus_one():

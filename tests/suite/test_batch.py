@@ -36,7 +36,7 @@ from bvit_analysis.suite import (
 )
 from tests.support.notebooks import write_notebook
 from tests.support.synthetic_run import make_run
-from tests.support.waiting import alive, wait_for
+from tests.support.waiting import alive, crowd, wait_for
 
 PARAMETERS = """\
 runs: list[str] = []  # run folders
@@ -414,9 +414,7 @@ def test_two_at_once_under_hostile_names(tmp_path: Path, run: Path) -> None:
     meet = (
         "import pathlib, time\n"
         "(pathlib.Path(log) / mine).write_text('here')\n"
-        "until = time.monotonic() + 60\n"
         "while not (pathlib.Path(log) / other).exists():\n"
-        "    assert time.monotonic() < until\n"
         "    time.sleep(0.05)\n"
         "print(label)"
     )
@@ -454,9 +452,10 @@ def test_the_wall_clock_limit_kills_the_whole_family(tmp_path: Path) -> None:
     )
     path = write_notebook(tmp_path / "stubborn.ipynb", stubborn, parameters="log: str = ''")
     jobs = plan([path], [], {"log": str(tmp_path / "pids")})
-    (status,) = execute(jobs, tmp_path / "out", limit_s=8, progress=False)
+    limit_s = round(8 * crowd())  # it has to get as far as its last cell
+    (status,) = execute(jobs, tmp_path / "out", limit_s=limit_s, progress=False)
     assert (status.state, status.cell) == ("timeout", 2)
-    assert "limit of 8 s" in status.error
+    assert f"limit of {limit_s} s" in status.error
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert len(pids) == 2
     assert not any(alive(pid) for pid in pids)

@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import final
 
 import psutil
+
+_PATIENCE_S = 60.0
+_MOST = 30
+"A wait in which something moves for so many times the patience has gone astray."
+
+
+@final
+class Patience:
+    """How long nothing has moved, counted in seconds of a machine that has nothing else to do."""
+
+    def __init__(self, seconds: float = _PATIENCE_S) -> None:
+        self.seconds = seconds
+        self.still = self.whole = 0.0
+        self.seen: object = None
+        self.last = time.monotonic()
+
+    def is_lost(self, moves: object) -> bool:
+        """Take what moves while there is progress; return whether it has stood still for too long."""
+        now = time.monotonic()
+        passed, self.last = (now - self.last) / crowd(), now
+        self.whole += passed
+        self.still = self.still + passed if moves == self.seen else 0.0
+        self.seen = moves
+        return self.still > self.seconds or self.whole > _MOST * self.seconds
 
 
 def wait_for(
@@ -14,7 +41,8 @@ def wait_for(
     *,
     progress: Callable[[], object] | None = None,
     processes: Iterable[int] = (),
-    patience: float = 60.0,
+    patience: float = _PATIENCE_S,
+    every: float = 0.05,
 ) -> None:
     """Return when a condition holds; fail once nothing at all has moved for as long as patience lasts.
 
@@ -25,20 +53,29 @@ def wait_for(
         condition: True, or any true value, when the wait is over.
         progress: Returns something that changes while there is progress.
         processes: Ids of further processes that work towards it, with their children.
-        patience: Seconds without any progress, after which the wait has failed.
+        patience: Seconds without any progress, after which the wait has failed, on a machine that has nothing else
+            to do; where several processes share a core, so many times as long.
+        every: Seconds from one look to the next.
 
     Raises:
-        AssertionError: Nothing moved for so long.
+        AssertionError: Nothing moved for so long, or something did for thirty times as long and led nowhere.
     """
     named = tuple(processes)
-    seen: object = None
-    until = time.monotonic() + patience
+    left = Patience(patience)
     while not condition():
         now = (progress() if progress else None, _worked(named))
-        if now != seen:
-            seen, until = now, time.monotonic() + patience
-        assert time.monotonic() < until, f"nothing moved for {patience:.0f} s; last seen: {seen}"
-        time.sleep(0.05)
+        assert not left.is_lost(now), (
+            f"waited for {left.whole:.0f} s, {left.still:.0f} s without progress: {now}"
+        )
+        time.sleep(every)
+
+
+def crowd() -> float:
+    """Return how many processes share a core of this machine, at least 1."""
+    cores, running = os.cpu_count() or 1, 0
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        running = int(Path("/proc/loadavg").read_text().split()[3].split("/")[0])
+    return max(1.0, os.getloadavg()[0] / cores, running / cores)
 
 
 def alive(process: int) -> bool:
