@@ -145,7 +145,7 @@ def build_report(
 
 
 def _require() -> None:
-    for package in ("jinja2", "latex2mathml", "mistune", "nbformat", "pygments"):
+    for package in ("jinja2", "latex2mathml", "mistune", "nbformat", "nh3", "pygments"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
                 f"the report needs the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"
