@@ -346,14 +346,17 @@ def _runner(
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Keep a second suite out of the folder; the system lifts the lock when its process ends."""
-    import fcntl
+    import filelock
 
-    with (out / ".suite.lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SuiteError(
-                f"another process is executing notebooks into {str(out)!r}; "
-                "wait for it or choose another folder"
-            ) from error
+    lock = filelock.FileLock(out / ".suite.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise SuiteError(
+            f"another process is executing notebooks into {str(out)!r}; "
+            "wait for it or choose another folder"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()
