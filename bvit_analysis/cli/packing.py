@@ -45,7 +45,8 @@ def add_commands(commands: Commands) -> None:
 
 
 def _pack(options: argparse.Namespace) -> int:
-    from bvit_analysis.packed.run import model_of_run, packing_summary, save_packed
+    from bvit_analysis.packed import save_packed
+    from bvit_analysis.packed.run import model_of_run, packing_summary
 
     model, meta = model_of_run(options.run)
     path = save_packed(model, options.out, meta=meta, float_dtype=options.dtype)

@@ -31,26 +31,6 @@ def pack_signs(signs: np.ndarray) -> np.ndarray:
     return words_of_rows(pack_rows(signs))
 
 
-def unpack_signs(words: np.ndarray, n: int) -> np.ndarray:
-    """Unpack what pack_signs packed.
-
-    Args:
-        words: uint64 (..., W).
-        n: Signs a row; W = ceil(n / 64).
-
-    Returns:
-        int8 (..., n), values in {-1, +1}.
-
-    Raises:
-        ConfigError: If so many signs do not take so many words.
-    """
-    if words.shape[-1] != -(-n // WORD_BITS):
-        raise ConfigError(
-            f"{n} signs take {-(-n // WORD_BITS)} words of 64 bits, got {words.shape[-1]}"
-        )
-    return unpack_rows(rows_of_words(words, n), n)
-
-
 def pack_rows(signs: np.ndarray) -> np.ndarray:
     """Pack signs along the last axis into bytes, uint8 (..., ceil(n / 8)), as files keep them; see pack_signs."""
     signs = np.asarray(signs)
@@ -72,9 +52,3 @@ def words_of_rows(rows: np.ndarray) -> np.ndarray:
     wide = np.zeros((*rows.shape[:-1], -(-rows.shape[-1] // 8) * 8), np.uint8)
     wide[..., : rows.shape[-1]] = rows
     return wide.view("<u8").astype(np.uint64, copy=False)
-
-
-def rows_of_words(words: np.ndarray, n: int) -> np.ndarray:
-    """Narrow words (..., ceil(n / 64)) to bytes, uint8 (..., ceil(n / 8))."""
-    wide = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
-    return wide[..., : -(-n // 8)]

@@ -19,29 +19,8 @@ from bvit_analysis.errors import BvitError, PackedFileError, RunError
 from bvit_analysis.files import write_bytes_atomic
 from bvit_analysis.packed.checks import shown
 from bvit_analysis.packed.model import load_packed, predicted_bytes
-from bvit_analysis.packed.model import save_packed as save_packed
 from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import load_checkpoint
-
-
-def pack_run(run_dir: str | Path, path: str | Path, *, float_dtype: str = "float32") -> Path:
-    """Pack the model of a run's last checkpoint.
-
-    Args:
-        run_dir: A run folder that `bvit train` wrote.
-        path: The file to write or replace.
-        float_dtype: As for save_packed.
-
-    Returns:
-        The path.
-
-    Raises:
-        RunError: If the run has no checkpoints, or trained no binary model.
-        CheckpointError: If none of its checkpoints can be trusted.
-        PackedFileError: If the file cannot be written.
-    """
-    model, meta = model_of_run(run_dir)
-    return save_packed(model, path, meta=meta, float_dtype=float_dtype)
 
 
 def packing_summary(
