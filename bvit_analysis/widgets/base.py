@@ -24,14 +24,7 @@ from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
 from bvit_analysis.plots import style
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run
-from bvit_analysis.widgets.screen import Ground as Ground
-from bvit_analysis.widgets.screen import ScreenImage
-from bvit_analysis.widgets.screen import arranged as arranged
-from bvit_analysis.widgets.screen import fixed as fixed
-from bvit_analysis.widgets.screen import lighter as lighter
-from bvit_analysis.widgets.screen import quick_png as quick_png
-from bvit_analysis.widgets.screen import stacked as stacked
-from bvit_analysis.widgets.screen import wiped as wiped
+from bvit_analysis.widgets.screen import ScreenImage, arranged, lighter, quick_png
 
 _KEPT = 64  # pictures a panel remembers, some tens of KB each
 

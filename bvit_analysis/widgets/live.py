@@ -27,8 +27,8 @@ from bvit_analysis.errors import BvitError, ConfigError
 from bvit_analysis.plots import style
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run, RunWarning, load_run
-from bvit_analysis.widgets.base import quick_png, safe
-from bvit_analysis.widgets.screen import ScreenImage
+from bvit_analysis.widgets.base import safe
+from bvit_analysis.widgets.screen import ScreenImage, quick_png
 
 OVER = ("finished", "failed", "interrupted", "silent")
 "States after which nothing more is written, unless somebody takes the run up again."

@@ -63,12 +63,6 @@ def explorer_output(data: dict[str, Any], **metadata: Any) -> nbformat.NotebookN
     return new.new_code_cell("explorer", outputs=[output])
 
 
-def test_the_mime_type_is_that_of_the_explorers() -> None:
-    from bvit_analysis.widgets import base
-
-    assert base.FRAMES_MIME == FRAMES_MIME
-
-
 def test_frames_of_a_real_explorer_are_read() -> None:
     import ipywidgets as W
 
