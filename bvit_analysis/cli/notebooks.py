@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bvit_analysis.cli.command import Commands, command
 from bvit_analysis.errors import SuiteError
+from bvit_analysis.outputs import FRAMES
 
 if TYPE_CHECKING:
     from bvit_analysis.suite.estimation import BatchEstimate, JobEstimate
@@ -67,7 +68,7 @@ def add_commands(commands: Commands) -> None:
         "--frames",
         type=int,
         metavar="N",
-        help="pictures that an explorer draws ahead for the report (default: 24)",
+        help=f"pictures that an explorer draws ahead for the report (default: {FRAMES})",
     )
     parser.add_argument(
         "--at-once",
@@ -150,7 +151,6 @@ def print_statuses(statuses: Sequence[JobStatus]) -> None:
 
 def _jobs(options: argparse.Namespace) -> list[NotebookJob]:
     from bvit_analysis import suite
-    from bvit_analysis.suite.jobs import FRAMES
     from bvit_analysis.suite.plan_file import find_notebooks, find_run_folders
 
     if options.plan is not None:

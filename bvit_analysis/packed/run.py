@@ -20,7 +20,7 @@ from bvit_analysis.files import write_bytes_atomic
 from bvit_analysis.packed.checks import shown
 from bvit_analysis.packed.model import load_packed, predicted_bytes
 from bvit_analysis.records import load_run
-from bvit_analysis.records.checkpoints import load_checkpoint
+from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
 
 
 def packing_summary(
@@ -54,12 +54,7 @@ def model_of_run(run_dir: str | Path) -> tuple[nn.Module, dict[str, Any]]:
             f"{run_dir} has no checkpoints (shipped runs come without); train it again with 'bvit train', or give"
             " another run"
         )
-    state = {
-        name.removeprefix("model."): value
-        for name, value in checkpoint.tensors.items()
-        if name.startswith("model.")
-    }
-    model = _model_of_state(config, state, Path(run_dir))
+    model = _model_of_state(config, part(checkpoint.tensors, MODEL), Path(run_dir))
     meta = {
         "model": config.model.name,
         "recipe": config.recipe,

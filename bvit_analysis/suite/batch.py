@@ -21,12 +21,12 @@ from typing import Any
 
 from bvit_analysis.errors import BvitError, SuiteError
 from bvit_analysis.files import DamagedFile, read_json
+from bvit_analysis.outputs import FRAMES
 from bvit_analysis.processes import is_gone, process_start
 from bvit_analysis.records import write_json_atomic
 from bvit_analysis.suite.estimation import ASSUMED_S, BatchEstimate, estimate_batch
 from bvit_analysis.suite.execution import POLL_S, Limits, record, threads_each
 from bvit_analysis.suite.jobs import (
-    FRAMES,
     STATES,
     STATUS_VERSION,
     JobStatus,

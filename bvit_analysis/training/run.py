@@ -19,7 +19,7 @@ from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
 from bvit_analysis.errors import BvitError, ConfigError, RunError
 from bvit_analysis.instruments.attention import attention_examples
 from bvit_analysis.records import RunWriter, check_name, load_run
-from bvit_analysis.records.checkpoints import load_checkpoint, part
+from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
 from bvit_analysis.regularization import GradientRegularizer
 from bvit_analysis.sites import Site
 from bvit_analysis.training.evaluation import evaluate
@@ -111,7 +111,7 @@ def _teacher(
             raise RunError(
                 f"the teacher {folder} has no checkpoint; delete the folder to train it again"
             )
-        model.load_state_dict(part(checkpoint.tensors, "model"))
+        model.load_state_dict(part(checkpoint.tensors, MODEL))
         figures = {
             "teacher": folder.name,
             "teacher_test_accuracy": (load_run(folder).result or {})["test_accuracy"],

@@ -23,8 +23,8 @@ from bvit_analysis.layers.shift import TokenMeanShift, token_mean
 from bvit_analysis.runtime.kept_programs import KeptPrograms
 from bvit_analysis.runtime.kernels import operations as op
 from bvit_analysis.runtime.kernels import products as kernels
-from bvit_analysis.runtime.kernels.compilation import machine_code, norm_lanes
 from bvit_analysis.runtime.kernels import programs, threads
+from bvit_analysis.runtime.kernels.compilation import machine_code, norm_lanes
 from bvit_analysis.runtime.kernels.programs import (
     Input,
     Program,
