@@ -34,14 +34,7 @@ def add_commands(commands: Commands) -> None:
         metavar="PATH",
         help="a notebook, a folder of some, or a pattern; may be given again (default: notebooks)",
     )
-    parser.add_argument(
-        "--parameter",
-        "-p",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the notebooks, typed as they declare it; may be given again",
-    )
+    parameter_argument(parser)
     parser.add_argument(
         "--grid",
         action="append",
@@ -76,9 +69,7 @@ def add_commands(commands: Commands) -> None:
         metavar="N",
         help="notebooks at a time (default: 2; on a cluster one a thread of its workers)",
     )
-    parser.add_argument(
-        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
-    )
+    timeout_argument(parser)
     parser.add_argument(
         "--limit", type=int, default=1800, help="limit of one notebook, seconds (default: 1800)"
     )
@@ -102,6 +93,25 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def parameter_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --parameter, for every subcommand that executes notebooks."""
+    parser.add_argument(
+        "--parameter",
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the notebooks, typed as they declare it; may be given again",
+    )
+
+
+def timeout_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --timeout, for every subcommand that executes notebooks."""
+    parser.add_argument(
+        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -142,11 +142,9 @@ def legend(ax: Axes, *, title: str = "", handles: Sequence[Artist] | None = None
     literal(ax)
 
 
-def key(
-    label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", marker: str = "", width: float = 1.6
-) -> Line2D:
+def key(label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", width: float = 1.6) -> Line2D:
     """Return a legend entry that is not tied to one drawn line."""
-    return Line2D([], [], color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
+    return Line2D([], [], color=colour, linestyle=line, linewidth=width, label=label)
 
 
 def null_line(
