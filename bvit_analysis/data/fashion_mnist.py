@@ -49,6 +49,10 @@ _REMEDY = (
     "restore it with 'git checkout -- data', or copy it from Debian's package dataset-fashion-mnist"
 )
 
+# Of the 55,000 training images, so that nothing of the validation or test split is used; checked by a test.
+_FASHION_MNIST_MEAN = (0.2861,)
+_FASHION_MNIST_STD = (0.3530,)
+
 
 def embedded_folder() -> Path:
     """Return the data folder: BVIT_DATA where it is set, else data/ beside the package."""
@@ -96,14 +100,13 @@ def read_part(root: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return images.reshape(-1, 1, 28, 28), labels
 
 
-# Of the 55,000 training images, so that nothing of the validation or test split is used; checked by a test.
-_FASHION_MNIST_MEAN = (0.2861,)
-
-
-_FASHION_MNIST_STD = (0.3530,)
-
-
 def load_fashion_mnist(config: DataConfig, root: Path) -> Dataset:
+    """Open the embedded data set: 55,000 training, 5,000 validation and 10,000 test images, (1, 28, 28) uint8.
+
+    Raises:
+        ConfigError: If a setting does not apply to it.
+        DataError: If a file is missing or damaged.
+    """
     if config.img_size != 28:
         raise ConfigError(
             f"the embedded fashion_mnist has images of 28 pixels, got img_size {config.img_size}; "

@@ -34,19 +34,21 @@ TIMM_NAMES = (
 )
 "timm's names of data sets that can be read at any index; its streams cannot be started at any step."
 
-
 # What timm's pretrained ViTs of the DeiT family expect; checked against timm by a test.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
-
-
 _IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 # A split that is missing takes a tenth of the training images, up to so many.
 _LARGEST_CUT = 10_000
 
 
 def load_timm(config: DataConfig, root: Path) -> Dataset:
+    """Open one of TIMM_NAMES in a folder; a split that is missing is cut from the training images.
+
+    Raises:
+        ConfigError: If a setting does not apply.
+        DataError: If files are missing or not laid out as expected.
+    """
     training_transform(config)  # an unknown auto_augment fails now, not at the first step
     train, others, class_names, fingerprint = _timm_sources(config.name, root)
     transform = evaluation_transform(config.img_size)
@@ -122,6 +124,7 @@ def _timm_sources(name: str, root: Path) -> tuple[Any, dict[str, Any], tuple[str
 
 
 def evaluation_transform(img_size: int) -> Transform:
+    """Return timm's transform for evaluation, without normalisation: PIL image to uint8 (3, img_size, img_size)."""
     from timm.data import create_transform
 
     # ImageNet's custom of showing the middle 7/8 cuts the subject of a thumbnail
@@ -133,6 +136,11 @@ def evaluation_transform(img_size: int) -> Transform:
 
 
 def training_transform(config: DataConfig) -> Transform:
+    """Return timm's transform for training, with its normalisation: PIL image to float32 (3, img_size, img_size).
+
+    Raises:
+        ConfigError: If auto_augment is no string of timm's.
+    """
     from timm.data import create_transform
 
     try:

@@ -15,16 +15,12 @@ from bvit_analysis.files import DamagedFile
 
 FORMAT, VERSION = "bvit-packed", 1
 
-
 FLOAT_DTYPES = {"float32": torch.float32, "float16": torch.float16}
 "How the parameters that are not binary may be stored."
 
-
 MAX_FILE_BYTES = 2**36
 
-
 MAX_HEADER_BYTES = 4 * 2**20
-
 
 MODEL_LIMITS = {
     "patch_size": 2**12,
@@ -37,23 +33,19 @@ MODEL_LIMITS = {
 }
 "Fields of a header's model, beside its name, and the largest value of each."
 
-
 _KEYS = {"format", "version", "model", "recipe", "float_dtype", "data", "sites", "source", "sha256"}
-
 
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "U8": torch.uint8}
 
-
 _MODULE_PATH = re.compile(r"[A-Za-z_]\w*(\.\w+)*", re.ASCII)
 
-
 _TIMM_NAME = re.compile(r"[a-z]\w{0,99}(\.\w{1,99})?", re.ASCII)
-
 
 AGAIN = "copy it again, or pack the run again with 'bvit pack'"
 
 
 def packed_names(sites: Iterable[str], recipe: Recipe) -> set[str]:
+    """Return the names of the tensors that hold the binary linears of a file."""
     parts = ("bits", "weight_scale") if recipe.weight_scale == "channel" else ("bits",)
     return {f"{site}.{part}" for site in sites for part in parts}
 
@@ -66,6 +58,11 @@ def shown(value: object) -> str:
 
 
 def check_version(header: dict[str, Any]) -> None:
+    """Refuse a header of another format or version.
+
+    Raises:
+        DamagedFile: If it is one.
+    """
     if header.get("format") != FORMAT:
         raise DamagedFile(
             f"has format {shown(repr(header.get('format')))}, expected '{FORMAT}'; 'bvit pack RUN' writes one"
@@ -80,6 +77,7 @@ def check_version(header: dict[str, Any]) -> None:
 
 
 def naturals(value: Any) -> bool:
+    """Return whether a value is a list of whole numbers that are not negative."""
     return isinstance(value, list) and all(
         type(item) is int and 0 <= item <= MAX_FILE_BYTES for item in value
     )

@@ -7,7 +7,6 @@ from torch import nn
 from torch.nn import functional
 
 from bvit_analysis.data import Dataset, evaluation_batches
-from bvit_analysis.training.interruption import Interrupted as Interrupted
 
 
 @torch.no_grad()

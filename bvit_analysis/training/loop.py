@@ -20,8 +20,7 @@ from bvit_analysis.randomness import seeded
 from bvit_analysis.records import RunWriter
 from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.finiteness import first_non_finite
-from bvit_analysis.training.interruption import Interrupted as Interrupted
-from bvit_analysis.training.interruption import stop_signals
+from bvit_analysis.training.interruption import Interrupted, stop_signals
 from bvit_analysis.training.state import TrainingState, save_state
 
 
@@ -34,6 +33,21 @@ def train_steps(
     run_dir: Path,
     progress: bool,
 ) -> None:
+    """Train from the state's step to the last one: every step is watched, some are checkpointed and evaluated.
+
+    Args:
+        config: The run's.
+        dataset: Its images.
+        teacher: Float model whose logits are learned from, or None.
+        state: All that changes; it is left as the last step made it.
+        writer: Of the run's record.
+        run_dir: Folder of the run, for checkpoints.
+        progress: Whether to show a progress bar.
+
+    Raises:
+        TrainingError: If the loss or the gradient is not finite; the update was not made.
+        Interrupted: After SIGTERM or SIGINT, once a checkpoint is saved.
+    """
     training = config.training
     writer.write_status("running", state.step, training.steps)
     batches = train_batches(

@@ -13,7 +13,6 @@ from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.data import Dataset, evaluation_batches
 from bvit_analysis.randomness import seeded
 from bvit_analysis.sites import Site, find_sites
-from bvit_analysis.training.interruption import Interrupted as Interrupted
 
 
 def teacher_config(config: RunConfig) -> RunConfig:
@@ -30,6 +29,16 @@ def teacher_run_id(config: RunConfig) -> str:
 def make_student(
     config: RunConfig, dataset: Dataset, teacher: nn.Module | None
 ) -> tuple[nn.Module, list[Site]]:
+    """Build what is trained: the binarized, calibrated model with the teacher's weights, or a float one.
+
+    Args:
+        config: The run's; without a recipe the model stays float.
+        dataset: Whose training images calibrate the scales.
+        teacher: Float model to start from; None starts from the seed.
+
+    Returns:
+        The model on its device, and its sites, none for a float model.
+    """
     model = build(config, dataset)
     if config.recipe is None:
         return model.to(config.training.device), []
@@ -45,6 +54,7 @@ def make_student(
 
 
 def build(config: RunConfig, dataset: Dataset) -> nn.Module:
+    """Build the float model of a configuration; its weights are a function of the seed alone."""
     with seeded(config.seed, "init"):
         return build_model(
             config.model,
@@ -57,7 +67,7 @@ def build(config: RunConfig, dataset: Dataset) -> nn.Module:
 def make_optimizer(
     model: nn.Module, latents: list[nn.Parameter], training: TrainingConfig, latent_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW with decay on float matrices, none on vectors, and the recipe's own on latent weights."""
+    """Return AdamW with decay on float matrices, none on vectors, and the recipe's own on latent weights."""
     known = {id(parameter) for parameter in latents}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups = [
@@ -75,6 +85,7 @@ def _decays(parameter: nn.Parameter) -> bool:
 
 
 def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and their names, hexadecimal."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         digest.update(name.encode())

@@ -24,7 +24,7 @@ from bvit_analysis.regularization import GradientRegularizer
 from bvit_analysis.sites import Site
 from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.identity import check_same_data, describe_run, is_finished
-from bvit_analysis.training.interruption import Interrupted as Interrupted
+from bvit_analysis.training.interruption import Interrupted
 from bvit_analysis.training.loop import train_steps
 from bvit_analysis.training.models import (
     build,

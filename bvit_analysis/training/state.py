@@ -64,6 +64,7 @@ def save_state(state: TrainingState, writer: RunWriter, run_dir: Path) -> None:
 def restore_state(
     state: TrainingState, tensors: dict[str, Tensor], figures: dict[str, Any], step: int
 ) -> None:
+    """Put a checkpoint's tensors and figures into a state, as they were after a step."""
     state.model.load_state_dict(part(tensors, MODEL))
     slots: dict[int, dict[str, Tensor]] = {}
     for name, value in part(tensors, OPTIMIZER).items():
