@@ -17,7 +17,8 @@ from bvit_analysis.config import ModelConfig, get_scale
 from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.packed.model import load_packed, save_packed
 from bvit_analysis.runtime.kernels import products as kernels
-from bvit_analysis.runtime.kernels.programs import Input, Program, finish_of
+from bvit_analysis.runtime.kernels.operations import Input
+from bvit_analysis.runtime.kernels.programs import Program, finish_of
 from bvit_analysis.runtime.layer_programs import LinearProgram
 from bvit_analysis.runtime.layers import PackedLinear
 from bvit_analysis.runtime.model import load_runtime
@@ -102,7 +103,7 @@ def product_program(layer: PackedLinear, x: Tensor) -> Program:
     program = Program(torch.get_num_threads())
     words = kernels.sign_pack(x.numpy(), backend="numba")
     out = np.empty((len(x), layer.out_features), np.float32)
-    source = Input(0, 0, layer.in_features, 0, 1, program.keep(words))
+    source = Input(None, 0, layer.in_features, None, 1, program.keep(words))
     bias = None if layer.bias is None else layer.bias.numpy()
     finish = finish_of(layer.out_features, layer.scale.numpy(), bias)
     weight = layer.words.numpy().view(np.uint64)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bvit_analysis.config import WatchConfig as WatchConfig
     from bvit_analysis.config import get_recipe as get_recipe
     from bvit_analysis.config import get_scale as get_scale
+    from bvit_analysis.config import read_recipe as read_recipe
     from bvit_analysis.convert import ConversionReport as ConversionReport
     from bvit_analysis.convert import binarize as binarize
     from bvit_analysis.convert import calibrate as calibrate
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from bvit_analysis.records import find_runs as find_runs
     from bvit_analysis.records import load_run as load_run
     from bvit_analysis.regularization import GradientRegularizer as GradientRegularizer
+    from bvit_analysis.regularization import GradientTerm as GradientTerm
     from bvit_analysis.sites import Site as Site
     from bvit_analysis.sites import find_sites as find_sites
     from bvit_analysis.watch import Watch as Watch
@@ -43,6 +45,7 @@ _HOMES = {
     "WatchConfig": "config",
     "get_recipe": "config",
     "get_scale": "config",
+    "read_recipe": "config",
     "ConversionReport": "convert",
     "binarize": "convert",
     "calibrate": "convert",
@@ -54,6 +57,7 @@ _HOMES = {
     "find_runs": "records",
     "load_run": "records",
     "GradientRegularizer": "regularization",
+    "GradientTerm": "regularization",
     "Site": "sites",
     "find_sites": "sites",
     "Watch": "watch",

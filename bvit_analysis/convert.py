@@ -13,9 +13,11 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, Recipe, get_recipe
+from bvit_analysis.config.recipes import given
 from bvit_analysis.errors import ConfigError, UnsupportedModelError, unknown_name
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention, BinaryProbabilities
+from bvit_analysis.layers.attention_rule import make_rule
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign, make_shift
 
@@ -73,19 +75,21 @@ def binarize(model: nn.Module, recipe: str | Recipe = "binaryvit") -> Conversion
 
     Args:
         model: A timm VisionTransformer, pretrained or not.
-        recipe: A preset name ('baseline', 'asm', 'grs', 'binaryvit') or a Recipe.
+        recipe: A preset name ('baseline', 'asm', 'grs', 'binaryvit') or a Recipe, whose shift and attention may be
+            classes or objects of your own.
 
     Returns:
         The converted and the kept modules, each with a reason.
 
     Raises:
-        ConfigError: If the recipe's name is unknown.
+        ConfigError: If the recipe's name is unknown, or its shift or attention cannot be made.
         UnsupportedModelError: If the model is not of the supported architecture, or is binary already. The model is
             untouched then.
     """
     recipe = get_recipe(recipe)
     _check_supported(model)
     assert isinstance(model, VisionTransformer)
+    check_layers(recipe, model.embed_dim)
     report = ConversionReport(recipe=recipe)
     tokens = model.patch_embed.num_patches + model.num_prefix_tokens
     for index, block in enumerate(model.blocks):
@@ -111,6 +115,20 @@ def binarize(model: nn.Module, recipe: str | Recipe = "binaryvit") -> Conversion
             )
     _list_kept(model, report)
     return report
+
+
+def check_layers(recipe: Recipe, dim: int) -> None:
+    """Make a recipe's shift and attention rule once on trial, so that a mistake in them leaves a model untouched.
+
+    Args:
+        recipe: The recipe.
+        dim: Channels C of the trial.
+
+    Raises:
+        ConfigError: If one is only named, or is not what it should be.
+    """
+    make_rule(given(recipe, "attention"))
+    make_shift(given(recipe, "shift"), dim, reduction=recipe.shift_reduction)
 
 
 @torch.no_grad()
@@ -227,7 +245,7 @@ def _check_supported(model: nn.Module) -> None:
 
 
 def _binary_sign(name: str, dim: int, recipe: Recipe) -> BinarySign:
-    shift = make_shift(recipe.shift, dim, reduction=recipe.shift_reduction, name=name)
+    shift = make_shift(given(recipe, "shift"), dim, reduction=recipe.shift_reduction, name=name)
     return BinarySign(shift, dim=dim, gradient=recipe.activation_gradient)
 
 
@@ -261,7 +279,8 @@ def _binary_attention(
     signs = {
         f"{letter}_sign": _binary_sign(f"{path}.{letter}_sign", dim, recipe) for letter in "qkv"
     }
-    probabilities = BinaryProbabilities(attention.num_heads, tokens=tokens, kind=recipe.attention)
+    rule = make_rule(given(recipe, "attention"))
+    probabilities = BinaryProbabilities(attention.num_heads, tokens=tokens, rule=rule)
     binary = BinaryAttention(
         qkv=_binary_linear(attention.qkv, f"{path}.qkv", recipe, 1.0, report),
         proj=_binary_linear(attention.proj, f"{path}.proj", recipe, 1.0, report),

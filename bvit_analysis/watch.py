@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
@@ -18,20 +18,9 @@ from torch.utils.hooks import RemovableHandle
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.environment import describe_environment
 from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
-from bvit_analysis.instruments import (
-    ActivationListener,
-    BimodalityInstrument,
-    DistortionInstrument,
-    EntropyInstrument,
-    FlipInstrument,
-    Instrument,
-    Listener,
-    Rows,
-    TrajectoryInstrument,
-    TwinListener,
-    check_signs,
-)
-from bvit_analysis.records import SCHEMAS, RunWriter, check_name
+from bvit_analysis.instruments import Instrument, Rows, Watched, check_signs
+from bvit_analysis.instruments.standard import Panel, standard
+from bvit_analysis.records import SCHEMAS, Measure, RunWriter, check_name
 from bvit_analysis.sites import Site, describe_sites, find_sites
 
 _FLUSH_STEPS = 64
@@ -60,9 +49,12 @@ class Watch:
         info: Further keys of run.json.
         writer: Where to record, if the run is somebody else's, who then tells its state and closes it.
         total_steps: Length of the training if known; flips in its last tenth are counted apart then.
+        instruments: What measures, such as [*standard(), Mine()]; None takes the standard ones. What an instrument
+            declares beside the catalogue becomes columns of the run; a writer that is given must declare it too.
 
     Raises:
-        ConfigError: If there is nothing to watch, or a tracked sign is not the one that the forward pass uses.
+        ConfigError: If there is nothing to watch, a tracked sign is not the one that the forward pass uses, or what an
+            instrument declares is wrong.
     """
 
     def __init__(
@@ -77,6 +69,7 @@ class Watch:
         info: Mapping[str, Any] | None = None,
         writer: RunWriter | None = None,
         total_steps: int | None = None,
+        instruments: Iterable[Instrument] | None = None,
     ) -> None:
         self.run_dir = Path(run_dir)
         check_name(self.run_dir.name)
@@ -93,52 +86,20 @@ class Watch:
         self._info = dict(info or {})
         self._writer, self._owns_writer = writer, writer is None
         ids = _site_ids(self.sites, writer)
-        weights = {i: site for i, site in ids.items() if site.kind == "weight"}
-        others = {i: site for i, site in ids.items() if site.kind != "weight"}
-        check_signs(list(weights.values()))
-        self._build(model, teacher, weights, others)
+        watched = Watched(model, ids, self.config, teacher=teacher, total_steps=total_steps)
+        check_signs(list(watched.weights.values()))
+        self._panel = Panel(standard() if instruments is None else instruments, watched)
+        self.flips = self._panel.flips
+        self._trajectories = self._panel.trajectories
+        self._listeners = self._panel.listeners
+        if writer is not None:
+            _check_declared(self._panel.own, writer)
         self._handles: list[RemovableHandle] = []
         self._stepped = 0
         self._inside = self._loaded = False
         self._scalars: list[dict[str, float]] = []
         self._pending: list[Rows] = []
         self._flushed_at = time.monotonic()
-
-    def _build(
-        self,
-        model: nn.Module,
-        teacher: nn.Module | None,
-        weights: dict[int, Site],
-        others: dict[int, Site],
-    ) -> None:
-        config = self.config
-        self.flips = FlipInstrument(
-            weights,
-            every=config.flips_every,
-            threshold=config.frequency_threshold,
-            total_steps=self.total_steps,
-        )
-        self._bimodality = BimodalityInstrument(weights, every=config.distribution_every)
-        self._trajectories = TrajectoryInstrument(
-            weights,
-            every=config.trajectory_every,
-            number=config.trajectory_weights,
-            seed=config.seed,
-            tracker=self.flips.tracker,
-        )
-        heard = ActivationListener(others)
-        twin = None if teacher is None else TwinListener(others, model, teacher)
-        self._listeners: list[Listener] = [heard] if twin is None else [heard, twin]
-        every = config.activation_every
-        self._entropy = EntropyInstrument(heard, every=every)
-        distortion = DistortionInstrument(heard, every=every, twin=twin)
-        self._instruments: list[Instrument] = [
-            self.flips,
-            self._bimodality,
-            self._entropy,
-            distortion,
-            self._trajectories,
-        ]
 
     @property
     def steps(self) -> int:
@@ -153,10 +114,8 @@ class Watch:
     def __enter__(self) -> Self:
         try:
             if not self._loaded:
-                self.flips.start()
-                rows = Rows(0)
-                self._bimodality.record(rows)
-                self._pending.append(rows)
+                self._pending += self._panel.start()
+            self._panel.rehearse()
             self._attach()
             if self._writer is None:
                 self._writer = self._make_writer()
@@ -212,13 +171,8 @@ class Watch:
         if not self._was_applied(applied):
             self.skipped_steps += 1
             return
-        self.flips.update()
-        rows = Rows(self.steps)
-        for instrument in self._instruments:
-            if instrument.is_due(self.steps):
-                instrument.record(rows)
-        self._listen()
-        self._pending.append(rows)
+        self._pending.append(self._panel.step())
+        self._panel.listen()
         given = scalars if loss is None else {"loss": loss, **scalars}
         self._scalars.append(
             {"step": self.steps, **{name: _number(value) for name, value in given.items()}}
@@ -233,7 +187,7 @@ class Watch:
         Take it between steps; the checkpoint it goes to then has all its rows on record once the writer is sealed.
         """
         self._flush()
-        state = {f"flips.{name}": value for name, value in self.flips.state_dict().items()}
+        state = self._panel.state_dict()
         state["layout"] = self._layout()
         state["skipped_steps"] = torch.tensor(self.skipped_steps)
         return state
@@ -242,22 +196,19 @@ class Watch:
         """Go on from a state_dict, before or after the watch is entered; rows of the old run are dropped.
 
         Raises:
-            CheckpointError: If it is of other sites.
+            CheckpointError: If it is of other sites or instruments.
         """
         layout = state.get("layout")
         if layout is None or not torch.equal(layout.cpu(), self._layout()):
             raise CheckpointError(
                 "the watch's state is of other sites; resume with the model and sites that wrote the checkpoint"
             )
-        prefix = "flips."
-        flips = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-        self.flips.load_state_dict(flips)
+        self._panel.load_state_dict(state)
         self.skipped_steps = int(state["skipped_steps"])
         self._loaded = True
         self._pending, self._scalars, self._stepped = [], [], 0
-        self._trajectories.forget()
         if self._inside:
-            self._listen()
+            self._panel.listen()
 
     def _layout(self) -> Tensor:
         spans = self.flips.tracker.spans
@@ -274,34 +225,28 @@ class Watch:
             **describe_environment(self.flips.tracker.device),
             **self._info,
         }
-        writer = RunWriter(self.run_dir, info=info)
+        writer = RunWriter(self.run_dir, info=info, measures=self._panel.own)
         writer.write_status("running", self.steps, self.total_steps)
         return writer
 
     def _attach(self) -> None:
         if self._optimizer is None:
-            self._handles += self._trajectories.hook_gradients()
+            if self._trajectories is not None:
+                self._handles += self._trajectories.hook_gradients()
         else:
             self._handles.append(self._optimizer.register_step_pre_hook(self._before_step))
             self._handles.append(self._optimizer.register_step_post_hook(self._after_step))
-        self._listen()
+        self._panel.listen()
 
     def _detach(self) -> None:
         self._inside = False
-        for listener in self._listeners:
-            listener.deafen()
+        self._panel.deafen()
         while self._handles:
             self._handles.pop().remove()
 
-    def _listen(self) -> None:
-        # Taps are in the model only while a sampled step runs, so that all other steps cost nothing.
-        for listener in self._listeners:
-            listener.deafen()
-            if self._entropy.is_due(self.steps + 1):
-                listener.listen()
-
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._trajectories.gather_gradients()
+        if self._trajectories is not None:
+            self._trajectories.gather_gradients()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         # Fused optimizers take the scaler's verdict with them and skip inside; it is 1 where a gradient overflowed.
@@ -342,7 +287,7 @@ class Watch:
                 writer.append("histograms", rows.histograms)
             if rows.channels["step"]:
                 writer.append("channels", rows.channels)
-        trajectories = self._trajectories.drain()
+        trajectories = {} if self._trajectories is None else self._trajectories.drain()
         if trajectories:
             writer.append("trajectories", trajectories)
 
@@ -369,6 +314,15 @@ def _end_state(error: BaseException | None) -> tuple[str, str | None]:
         return "finished", None
     text = f"{type(error).__name__}: {error}"
     return ("failed", text) if isinstance(error, Exception) else ("interrupted", text)
+
+
+def _check_declared(own: Iterable[Measure], writer: RunWriter) -> None:
+    for one in own:
+        if writer.measures.get(one.name) != one:
+            raise ConfigError(
+                f"the writer that is given does not declare measure {one.name!r}; open it with"
+                " RunWriter(..., measures=instruments.declared_by(instruments))"
+            )
 
 
 def _number(value: float | Tensor) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import get_type_hints
 
 import numpy as np
 import pytest
@@ -11,13 +12,19 @@ import torch
 from torch import nn
 
 from bvit_analysis.config import Recipe
+from bvit_analysis.config.schema import choices_of
+from bvit_analysis.errors import ConfigError
+from bvit_analysis.regularization import TERMS as TERMS_BY_NAME
 from bvit_analysis.regularization import (
     GradientRegularizer,
+    GradientTerm,
+    ResilientTerm,
     bin_force,
     cosine_ramp,
     double_well_force,
     flip_fraction,
 )
+from tests.support.own_parts import SteadyTerm
 
 TERMS = ("resilient", "bin_centre", "double_well")
 
@@ -89,8 +96,8 @@ def test_descent_on_the_force_ends_at_the_modes(force):
 def test_resilient_uses_the_flip_fraction_of_the_last_full_period():
     w, g = weights()
     parameter = nn.Parameter(torch.tensor(w))
-    recipe = Recipe(regularization="resilient", regularization_strength=1.0)
-    regularizer = GradientRegularizer({"site": parameter}, recipe, period=3)
+    recipe = Recipe(regularization=ResilientTerm(period=3), regularization_strength=1.0)
+    regularizer = GradientRegularizer({"site": parameter}, recipe)
     for index in range(3):
         parameter.grad = torch.tensor(g)
         regularizer.apply(learning_rate=0.1, progress=0.0)
@@ -115,7 +122,7 @@ def test_resilient_uses_the_flip_fraction_of_the_last_full_period():
 
 def test_state_round_trip_continues_exactly():
     w, g = weights()
-    recipe = Recipe(regularization="resilient")
+    recipe = Recipe(regularization=ResilientTerm(period=2))
 
     def steps(regularizer: GradientRegularizer, parameter: nn.Parameter, count: int) -> None:
         for index in range(count):
@@ -125,12 +132,12 @@ def test_state_round_trip_continues_exactly():
                 parameter.sub_(parameter.grad, alpha=20.0)
 
     whole = nn.Parameter(torch.tensor(w))
-    one = GradientRegularizer({"site": whole}, recipe, period=2)
+    one = GradientRegularizer({"site": whole}, recipe)
     steps(one, whole, 3)
     saved, middle = one.state_dict(), whole.detach().clone()
     steps(one, whole, 4)
     again = nn.Parameter(middle)
-    two = GradientRegularizer({"site": again}, recipe, period=2)
+    two = GradientRegularizer({"site": again}, recipe)
     two.load_state_dict(saved)
     steps(two, again, 4)
     assert torch.equal(whole, again)
@@ -149,6 +156,83 @@ def test_ramp_and_fraction():
     before = torch.tensor([[True, True], [False, True]])
     now = torch.tensor([[True, False], [False, True]])
     assert flip_fraction(before, now).tolist() == [[0.5], [0.0]]
+
+
+def test_names_are_those_that_a_recipe_takes():
+    assert tuple(TERMS_BY_NAME) == choices_of(get_type_hints(Recipe)["regularization"])
+    assert tuple(name for name, term in TERMS_BY_NAME.items() if term) == TERMS
+
+
+def steady(w: np.ndarray, memory: float, steps: int) -> np.ndarray:
+    """The running mean of signs that do not change: (1 - memory^steps) sign(w)."""
+    return (1 - memory**steps) * np.where(w >= 0, 1.0, -1.0)
+
+
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+def test_an_own_term_with_its_state_equals_numpy(mode):
+    w, g = weights()
+    recipe = Recipe(
+        regularization=SteadyTerm(memory=0.5), regularization_strength=0.8, regularization_mode=mode
+    )
+    parameter = nn.Parameter(torch.tensor(w))
+    regularizer = GradientRegularizer({"site": parameter}, recipe)
+    alpha = np.abs(w).mean(axis=1, keepdims=True)
+    force = w / alpha - np.where(w >= 0, 1.0, -1.0)
+    for step in range(3):
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(w))
+        parameter.grad = torch.tensor(g)
+        regularizer.apply(learning_rate=0.1, progress=0.2)
+        size = 1 - np.abs(steady(w, 0.5, step)).mean(axis=1, keepdims=True)
+        mean = np.abs(g).mean(axis=1, keepdims=True)
+        moved = w - 0.1 * 0.8 * size * force * alpha if mode == "decoupled" else w
+        pulled = g + 0.8 * size * mean * force if mode == "coupled" else g
+        np.testing.assert_allclose(parameter.detach().numpy(), moved, rtol=1e-5, atol=1e-9)
+        np.testing.assert_allclose(parameter.grad.numpy(), pulled, rtol=1e-5, atol=1e-9)
+    assert set(regularizer.state_dict()) == {"steps", "mean.site"}
+    assert int(regularizer.state_dict()["steps"]) == 3
+
+
+def test_checkpoints_keep_their_names():
+    parameter = nn.Parameter(torch.ones(2, 3))
+
+    def names(term):
+        recipe = Recipe(regularization=term)
+        return set(GradientRegularizer({"blocks.0.a": parameter}, recipe).state_dict())
+
+    assert names("resilient") == {"steps", "reference.blocks.0.a", "fraction.blocks.0.a"}
+    assert names("bin_centre") == names("double_well") == names("none") == {"steps"}
+
+
+class Flat(GradientTerm):
+    """A mistake: one force a channel."""
+
+    def force(self, u):
+        return u.mean(dim=1)
+
+    def size(self, weight, state, progress):
+        return torch.tensor(1.0)
+
+
+def test_mistakes_are_named():
+    parameter = nn.Parameter(torch.ones(2, 3))
+    parameter.grad = torch.ones(2, 3)
+    for recipe, text in {
+        Recipe(
+            regularization="a.b:C"
+        ): "the recipe's regularization is 'a.b:C', which is only named",
+        Recipe(regularization=dict): "is no gradient term",
+        Recipe(regularization=GradientTerm): "abstract",
+    }.items():
+        with pytest.raises(ConfigError, match=text):
+            GradientRegularizer({"site": parameter}, recipe)
+    regularizer = GradientRegularizer({"site": parameter}, Recipe(regularization=Flat))
+    with pytest.raises(
+        ConfigError, match=r"Flat.force must return the shape \(2, 3\) of u, got \(2,\)"
+    ):
+        regularizer.apply(learning_rate=0.1, progress=0.0)
+    with pytest.raises(ConfigError, match="period must be at least 1"):
+        ResilientTerm(period=0)
 
 
 def test_presets_name_the_default_term():

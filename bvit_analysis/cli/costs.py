@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 
 from bvit_analysis.cli.command import Commands, command
-from bvit_analysis.config import ModelConfig, Recipe, get_recipe
+from bvit_analysis.cli.training import recipe_help
+from bvit_analysis.config import ModelConfig, Recipe
+from bvit_analysis.config.recipes import chosen_recipe
 
 
 def add_commands(commands: Commands) -> None:
@@ -14,9 +16,7 @@ def add_commands(commands: Commands) -> None:
         commands, "costs", run, "print parameters, bytes and operations of a model per site"
     )
     parser.add_argument("model", help="timm's model name, for example deit_small_patch16_224")
-    parser.add_argument(
-        "--recipe", default="baseline", help="recipe, or 'float' (default: baseline)"
-    )
+    parser.add_argument("--recipe", default="baseline", help=recipe_help("baseline"))
     parser.add_argument(
         "--img-size", type=int, default=0, help="side of the image, pixels (default: timm's)"
     )
@@ -52,7 +52,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: If the model, the recipe, the image size or a ratio is wrong.
         UnsupportedModelError: If the model is of another architecture.
     """
-    recipe = None if options.recipe == "float" else get_recipe(options.recipe)
+    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
+    label = recipe.name if recipe else "float"
     from bvit_analysis import costs  # torch and timm take seconds; checks come first
     from bvit_analysis.convert import binarize, build_model
 
@@ -66,7 +67,7 @@ def run(options: argparse.Namespace) -> int:
         return costs.model_cost(model, img_size=size)
 
     cost = count(recipe)
-    about = {"name": options.model, "recipe": options.recipe}
+    about = {"name": options.model, "recipe": label}
     about |= {"img_size": cost.img_size, "num_classes": options.num_classes}
     claims = costs.parse_claims(about, size=options.claimed_size, operations=options.claimed_ops)
     others: dict[str, costs.ModelCost] = {}
@@ -76,7 +77,7 @@ def run(options: argparse.Namespace) -> int:
         print(costs.json_report(cost, claims, others=others, model=about))
         return 0
     shown = {"sites": options.sites, "published": options.published, "show": options.show}
-    print(f"{options.model}, recipe {options.recipe}")
-    name = f"ours, recipe {options.recipe}"
+    print(f"{options.model}, recipe {label}")
+    name = f"ours, recipe {label}"
     print(costs.text_report(cost, claims, others=others, name=name, **shown))
     return 0

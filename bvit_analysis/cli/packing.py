@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from bvit_analysis.cli.command import Commands, command
+from bvit_analysis.config import Recipe
+from bvit_analysis.config.recipes import chosen_recipe
 
 
 def add_commands(commands: Commands) -> None:
@@ -32,6 +34,8 @@ def add_commands(commands: Commands) -> None:
         " OUT.parity.json, and exit code 1 says that they differ",
     )
 
+    _recipe_argument(pack)
+
     unpack = command(
         commands, "unpack", _unpack, "write a packed model as a plain float32 state dict"
     )
@@ -42,20 +46,36 @@ def add_commands(commands: Commands) -> None:
         default=Path("model.safetensors"),
         help="file to write (default: model.safetensors)",
     )
+    _recipe_argument(unpack)
+
+
+def _recipe_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--recipe",
+        default="",
+        metavar="FILE",
+        help="the recipe file that the run was trained with, where its shift or attention is of your own: what a run"
+        " or a packed file names is never imported",
+    )
+
+
+def _recipe(options: argparse.Namespace) -> Recipe | None:
+    return chosen_recipe(options.recipe) if options.recipe else None
 
 
 def _pack(options: argparse.Namespace) -> int:
+    recipe = _recipe(options)
     from bvit_analysis.packed import save_packed
     from bvit_analysis.packed.run import model_of_run, packing_summary
 
-    model, meta = model_of_run(options.run)
+    model, meta = model_of_run(options.run, recipe)
     path = save_packed(model, options.out, meta=meta, float_dtype=options.dtype)
     print(packing_summary(model, path, meta=meta, float_dtype=options.dtype))
     if not options.certify:
         return 0
     from bvit_analysis.runtime.parity import certify_run
 
-    certificate = certify_run(options.run, path, options.certify)
+    certificate = certify_run(options.run, path, options.certify, recipe=recipe)
     print(certificate)
     return int(not certificate.passed)
 
@@ -63,5 +83,5 @@ def _pack(options: argparse.Namespace) -> int:
 def _unpack(options: argparse.Namespace) -> int:
     from bvit_analysis.packed.run import unpack
 
-    print(unpack(options.packed, options.out))
+    print(unpack(options.packed, options.out, recipe=_recipe(options)))
     return 0

@@ -8,8 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bvit_analysis.cli.command import Commands, command
-from bvit_analysis.config import RECIPES, RunConfig, get_recipe, get_scale, with_overrides
+from bvit_analysis.config import (
+    RECIPES,
+    Recipe,
+    RunConfig,
+    get_scale,
+    resolve_recipe,
+    with_overrides,
+)
 from bvit_analysis.config.presets import SEEDS
+from bvit_analysis.config.recipes import chosen_recipe
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.records import check_name, load_run
 
@@ -19,14 +27,12 @@ def add_commands(commands: Commands) -> None:
     train = command(
         commands, "train", _train, "train and record one run; the same command resumes it"
     )
-    train.add_argument(
-        "--recipe",
-        default="binaryvit",
-        help=f"one of {', '.join(RECIPES)}, or 'float' (default: binaryvit)",
-    )
+    train.add_argument("--recipe", default="binaryvit", help=recipe_help("binaryvit"))
     train.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     train.add_argument(
-        "--run-id", default="", help="name of the run's folder (default: RECIPE-seedSEED)"
+        "--run-id",
+        default="",
+        help="name of the run's folder (default: NAME-seedSEED, with the recipe's name)",
     )
     scale_arguments(train)
 
@@ -35,6 +41,23 @@ def add_commands(commands: Commands) -> None:
     )
     grid_arguments(ablate)
     scale_arguments(ablate)
+
+
+def recipe_help(default: str) -> str:
+    """Return what --recipe takes, as help text."""
+    return f"one of {', '.join(RECIPES)}, 'float', or a recipe file of your own, .toml or .json (default: {default})"
+
+
+def setting_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that replaces a field; `bvit config` lists the fields."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="replace a field, for example training.steps=200 or recipe.shift=static; may be given again;"
+        " 'bvit config' lists all fields",
+    )
 
 
 def scale_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,13 +76,7 @@ def scale_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", default="", help="folder of the data set (default: the embedded Fashion-MNIST)"
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="replace a field, for example training.steps=200 or recipe.shift=static; may be given again",
-    )
+    setting_argument(parser)
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -68,7 +85,7 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipes",
         default=",".join(RECIPES),
-        help="recipes, separated by commas (default: all four)",
+        help="recipes, separated by commas: presets and recipe files (default: all four presets)",
     )
     parser.add_argument(
         "--seeds", type=int, default=0, help="how many seeds (default: 1 smoke, 3 laptop, 5 bench)"
@@ -78,18 +95,27 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _config(options: argparse.Namespace, recipe: str, seed: int) -> RunConfig:
+def chosen_config(options: argparse.Namespace) -> RunConfig:
+    """Return the configuration that --scale, --recipe, --data, --seed and --set ask for, where a command has them."""
+    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
+    return _config(options, recipe, getattr(options, "seed", 0))
+
+
+def _config(options: argparse.Namespace, recipe: Recipe | None, seed: int) -> RunConfig:
     base = get_scale(options.scale)
-    if options.data:
+    if getattr(options, "data", ""):
         base = dataclasses.replace(base, data=dataclasses.replace(base.data, root=options.data))
-    chosen = None if recipe == "float" else get_recipe(recipe)
-    return with_overrides(dataclasses.replace(base, recipe=chosen, seed=seed), options.set)
+    config = with_overrides(dataclasses.replace(base, recipe=recipe, seed=seed), options.set)
+    if config.recipe is None:
+        return config
+    return dataclasses.replace(config, recipe=resolve_recipe(config.recipe))
 
 
 def _train(options: argparse.Namespace) -> int:
-    name = options.run_id or f"{options.recipe}-seed{options.seed}"
+    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
+    name = options.run_id or f"{recipe.name if recipe else 'float'}-seed{options.seed}"
     check_name(name)
-    config = _config(options, options.recipe, options.seed)
+    config = _config(options, recipe, options.seed)
     from bvit_analysis.training.run import train  # torch and timm take seconds; checks come first
 
     folder = train(config, options.out / options.scale / name, progress=not options.quiet)
@@ -104,16 +130,17 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def run_grid(options: argparse.Namespace) -> list[Path]:
     """Train the grid that the flags ask for; return the run folders, teacher first."""
-    recipes = [name.strip() for name in options.recipes.split(",") if name.strip()]
-    if not recipes:
+    names = [name.strip() for name in options.recipes.split(",") if name.strip()]
+    if not names:
         raise ConfigError(f"--recipes names none; expected some of {', '.join(RECIPES)}")
-    for name in recipes:
-        get_recipe(name)
-    base = _config(options, recipes[0], 0)
+    configs = [_config(options, chosen_recipe(name), 0) for name in names]
+    recipes = [config.recipe for config in configs if config.recipe is not None]
+    if not recipes:
+        raise ConfigError("--set recipe=null leaves no recipe to compare; leave it out")
     from bvit_analysis.training.sweep import ablate
 
     return ablate(
-        base,
+        configs[0],
         options.out / options.scale,
         recipes=recipes,
         seeds=range(options.seeds or SEEDS[options.scale]),

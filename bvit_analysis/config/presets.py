@@ -25,6 +25,12 @@ def _recipe_presets() -> dict[str, Recipe]:
 
 RECIPES: dict[str, Recipe] = _recipe_presets()
 
+FLOAT = "float"
+"What stands for a recipe where a run is the float teacher's."
+
+RECIPE_ORDER: tuple[str, ...] = ("baseline", "grs", "asm", "binaryvit", FLOAT)
+"Order of recipes in every table, legend and axis; other names follow, by name."
+
 
 def get_recipe(recipe: str | Recipe) -> Recipe:
     """Return a recipe by its preset name, or the recipe itself.

@@ -1,22 +1,41 @@
-"""What a run is made of: frozen, keyword-only data, presets for recipes and scales, and their JSON form."""
+"""What a run is made of: frozen, keyword-only data; each field has its sentence under it, which `bvit config` prints."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from bvit_analysis.config.import_paths import Own, is_import_path, is_own
 from bvit_analysis.errors import ConfigError, unknown_name
 
 
-def _check_literals(config: Any) -> None:
+def choices_of(hint: Any) -> tuple[Any, ...]:
+    """Return the values that a field's type lists, () where it lists none."""
+    if get_origin(hint) is Literal:
+        return get_args(hint)
+    return tuple(value for option in get_args(hint) for value in choices_of(option))
+
+
+def takes_own(hint: Any) -> bool:
+    """Return whether a field may hold a class or object of the researcher's, or its import path."""
+    return Own in get_args(hint)
+
+
+def _check_choices(config: Any) -> None:
     for name, hint in get_type_hints(type(config)).items():
-        if get_origin(hint) is Literal and getattr(config, name) not in get_args(hint):
+        value, choices = getattr(config, name), choices_of(hint)
+        if not choices or (isinstance(value, str) and value in choices):
+            continue
+        where = f"{type(config).__name__}.{name}"
+        if not takes_own(hint) or (isinstance(value, str) and not is_import_path(value)):
+            text = unknown_name(f"value of {where}", value, choices)
+            own = "; your own is written package.module:Name" if takes_own(hint) else ""
+            raise ConfigError(f"{text}{own}")
+        if not isinstance(value, str) and not is_own(value):
+            shown = " ".join(repr(value)[:80].split())
             raise ConfigError(
-                unknown_name(
-                    f"value of {type(config).__name__}.{name}",
-                    getattr(config, name),
-                    get_args(hint),
-                )
+                f"{where} must be one of {', '.join(map(repr, choices))}, a class, a function or an object of a frozen"
+                f" dataclass, got {shown}"
             )
 
 
@@ -44,25 +63,25 @@ class Recipe:
     "A real-valued shortcut around every binary linear (Bi-Real, 1808.00278; 2306.16678)."
     rprelu: bool = True
     "RPReLU after every binary linear (ReActNet, 2003.03488); off keeps the model's own activation."
-    attention: Literal["elastic", "boolean"] = "elastic"
-    "{0,1} attention: softmax rounded on a learned scale (BiT), or the sign of the scores (BiBERT)."
+    attention: Literal["elastic", "boolean"] | Own = "elastic"
+    "{0,1} attention: softmax rounded on a learned scale (BiT), the sign of the scores (BiBERT), or a rule of your own."
     distillation: bool = True
     "Learn from the float teacher's logits by KL divergence; off learns from labels."
     latent_weight_decay: float = 0.0
     "Weight decay on latent weights, 1/step in units of lr; decay pulls them to the boundary."
-    shift: Literal["none", "static", "token_mean", "bottleneck"] = "none"
-    "The activation shift module, our reconstruction of ASM (2305.14730); see layers/shift.py."
+    shift: Literal["none", "static", "token_mean", "bottleneck"] | Own = "none"
+    "The activation shift module, our reconstruction of ASM (2305.14730) or your own; see layers/shift.py."
     shift_reduction: int = 16
     "Channels per hidden unit of the 'bottleneck' shift."
-    regularization: Literal["none", "resilient", "bin_centre", "double_well"] = "none"
-    "The gradient regularization term, our reconstruction of GRS (2305.14730); see regularization.py."
+    regularization: Literal["none", "resilient", "bin_centre", "double_well"] | Own = "none"
+    "The gradient regularization term, our reconstruction of GRS (2305.14730) or your own; see regularization.py."
     regularization_strength: float = 0.3
     "Multiplies the term; its unit depends on the term, see regularization.py."
     regularization_mode: Literal["coupled", "decoupled"] = "coupled"
     "Coupled adds the term to the gradient before Adam; decoupled moves the weight by lr times the term."
 
     def __post_init__(self) -> None:
-        _check_literals(self)
+        _check_choices(self)
         if self.shift_reduction < 1:
             raise ConfigError(f"shift_reduction must be at least 1, got {self.shift_reduction}")
         for name in ("latent_weight_decay", "regularization_strength"):

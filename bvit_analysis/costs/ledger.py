@@ -13,6 +13,7 @@ blocks, N = 14 * 14 + 1 = 197, 1000 classes):
     head          384 * 1000                  =       384,000    0.0004 G    all together 4.599 G
 
 Element-wise work is counted per element by the constants below; a transcendental function counts as one operation.
+A shift and an attention rule say themselves what they do.
 Letters: N tokens, D width, I inputs, O outputs, C channels, H hidden units, h heads, d channels a head.
 """
 
@@ -28,7 +29,7 @@ from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention, BinaryProbabilities
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.layers.shift import BinarySign, BottleneckShift, StaticShift, TokenMeanShift
+from bvit_analysis.layers.shift import BinarySign, Shift, ShiftCost
 
 NORM_OPS = 8
 "LayerNorm: sum, centre, square, sum, times 1/std, gain, bias, and one for the row's own division and root."
@@ -40,8 +41,6 @@ RELU_OPS = 1
 "Compare."
 RPRELU_OPS = 3
 "Minus gamma, times slope or 1, plus zeta."
-SHIFT_OPS = 1
-"Add to each element."
 MEAN_OPS = 1
 "Add each element to its channel's sum."
 COMPARISON_OPS = 1
@@ -235,8 +234,10 @@ class Ledger:
         self._linear(attn.proj, f"{path}.proj", "proj")
 
     def _probabilities(self, module: BinaryProbabilities, path: str, scores: int) -> None:
-        if module.kind == "elastic":
-            self._add(path, "softmax", elementwise_ops=SOFTMAX_OPS * scores)
+        rule = module.rule
+        before = rule.operations + (SOFTMAX_OPS if rule.takes_softmax else 0)
+        if before:
+            self._add(path, "softmax", elementwise_ops=before * scores)
         self._add(f"{path}.level", "sign", elementwise_ops=COMPARISON_OPS * scores)
 
     def _mlp(self, mlp: Any, path: str) -> None:
@@ -300,25 +301,18 @@ class Ledger:
             )
 
     def _sign(self, sign: BinarySign, path: str, channels: int) -> None:
-        shift = sign.shift
         values = self.tokens * channels
-        macs = 0
-        if isinstance(shift, StaticShift):
-            ops = SHIFT_OPS * values
-        elif isinstance(shift, TokenMeanShift):
-            # mean over tokens; per channel one product and one difference; add to each element
-            ops = (MEAN_OPS + SHIFT_OPS) * values + (SCALE_OPS + ADD_OPS) * channels
-        elif isinstance(shift, BottleneckShift):
-            # mean over tokens; C -> H -> C once an image with SiLU (4: negate, exp, plus 1, divide); add
-            macs = shift.down.numel() + shift.up.numel()
-            ops = (MEAN_OPS + SHIFT_OPS) * values + 4 * len(shift.down) + ADD_OPS * channels
-        elif not isinstance(shift, nn.Identity):
+        if not isinstance(sign.shift, Shift):
             raise UnsupportedModelError(
-                f"cannot count {path}.shift of type {type(shift).__name__}; expected a shift of bvit_analysis.layers"
+                f"cannot count {path}.shift of type {type(sign.shift).__name__}; expected a shift, as in"
+                " bvit_analysis.layers"
             )
-        if not isinstance(shift, nn.Identity):
-            held = shift.parameters()
-            self._add(f"{path}.shift", "shift", held, float_macs=macs, elementwise_ops=ops)
+        held, cost = list(sign.shift.parameters()), sign.shift.cost()
+        if held or cost != ShiftCost():
+            ops = cost.per_value * values + cost.per_image
+            self._add(
+                f"{path}.shift", "shift", held, float_macs=cost.float_macs, elementwise_ops=ops
+            )
         self._add(path, "sign", elementwise_ops=COMPARISON_OPS * values)
 
     def _norm(self, norm: Any, path: str, values: int) -> None:

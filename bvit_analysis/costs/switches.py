@@ -17,6 +17,7 @@ from bvit_analysis.config import Recipe
 from bvit_analysis.costs.conventions import Convention
 from bvit_analysis.costs.ledger import KINDS
 from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.layers.shift import SHIFTS
 
 Quantity = Literal["size", "operations"]
 
@@ -238,13 +239,12 @@ def other_shifts(recipe: Recipe) -> dict[str, Recipe]:
     Args:
         recipe: What all else is taken from.
     """
-    shifts: list[tuple[str, dict[str, Any]]] = [
-        (name, {"shift": name}) for name in ("none", "static", "token_mean")
-    ]
+    found = {name: dataclasses.replace(recipe, shift=name) for name in SHIFTS}
+    sized = found.pop("bottleneck")
     for reduction in (4, 8, 16):
-        fields = {"shift": "bottleneck", "shift_reduction": reduction}
-        shifts.append((f"bottleneck, r = {reduction}", fields))
-    return {name: dataclasses.replace(recipe, **fields) for name, fields in shifts}
+        name = f"bottleneck, r = {reduction}"
+        found[name] = dataclasses.replace(sized, shift_reduction=reduction)
+    return found
 
 
 def _combine(quantity: Quantity, settings: tuple[tuple[Switch, Setting], ...]) -> Combination:

@@ -6,7 +6,7 @@ from typing import final
 
 import torch
 
-from bvit_analysis.instruments.base import Instrument, Rows
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
 from bvit_analysis.measures import (
     histogram,
     mass_near_zero,
@@ -15,10 +15,10 @@ from bvit_analysis.measures import (
     skew_and_kurtosis,
     valley_depth,
 )
+from bvit_analysis.records.columns import NEAR_ZERO, catalogued
 from bvit_analysis.sites import Site
 
 _LO, _HI, _BINS = -4.0, 4.0, 81
-_NEAR = {"005": 0.05, "010": 0.1, "020": 0.2}
 
 
 @final
@@ -29,13 +29,28 @@ class BimodalityInstrument(Instrument):
     mean over rows of mean_row|w|, in weight units. The histogram `latent_normalised` has 81 bins on [-4, 4].
 
     Args:
-        sites: Weight sites by site_id.
-        every: Steps between rows.
+        sites: Weight sites by site_id; None takes those of the watch.
+        every: Steps between rows; None takes distribution_every of the watch.
     """
 
-    def __init__(self, sites: dict[int, Site], *, every: int) -> None:
+    measures = catalogued(
+        "bimodality_coefficient",
+        "kurtosis",
+        "otsu_ratio",
+        *(f"mass_near_zero_{name}" for name in NEAR_ZERO),
+        "valley_depth",
+        "weight_scale",
+    )
+    cadence = "distribution_every"
+    from_start = True
+
+    def __init__(self, sites: dict[int, Site] | None = None, *, every: int | None = None) -> None:
         super().__init__(every)
-        self.sites = sites
+        self.sites = sites or {}
+
+    def attach(self, watched: Watched) -> None:
+        super().attach(watched)
+        self.sites = watched.weights
 
     @torch.no_grad()
     def record(self, rows: Rows) -> None:
@@ -52,6 +67,6 @@ class BimodalityInstrument(Instrument):
                 otsu_ratio=otsu_ratio(u),
                 valley_depth=valley_depth(counts, _LO, _HI),
                 weight_scale=float(w.abs().mean(dtype=torch.float64)),
-                **{f"mass_near_zero_{name}": mass_near_zero(u, d) for name, d in _NEAR.items()},
+                **{f"mass_near_zero_{name}": mass_near_zero(u, d) for name, d in NEAR_ZERO.items()},
             )
             rows.histogram(site_id, "latent_normalised", _LO, _HI, counts)

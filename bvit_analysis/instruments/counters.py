@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import CheckpointError, ConfigError
+from bvit_analysis.instruments.base import Watched
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.records.columns import WITHIN
+from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import EffectiveSign, Site
 
-BUCKETS = len(WITHIN) + 1
-"One for each of WITHIN, and one for gaps that are longer or unknown."
+BUCKETS = len(FLIP_BACK_STEPS) + 1
+"One for each of FLIP_BACK_STEPS, and one for gaps that are longer or unknown."
 
 _CLOCK = 125
 _SWEEP = 25
@@ -113,6 +114,11 @@ class ByteCounter:
             self.high.add(merged, total)
             merged, total = merged[:0], total[:0]
         self.index, self.units = merged.clone(), total.clone()
+
+
+def late_start(total_steps: int) -> int:
+    """Return the step after which the last tenth of a training begins; it has at least one step."""
+    return total_steps - max(1, total_steps // 10)
 
 
 @dataclass(frozen=True)
@@ -355,15 +361,24 @@ def _nonzero(bits: Tensor) -> Tensor:
     return bits.nonzero().view(-1)
 
 
+def tracker_of(watched: Watched) -> SignTracker:
+    """Return what tracks the signs of a watch's weights, one for all its instruments."""
+    total = watched.total_steps
+    late_after = None if total is None else late_start(total)
+    return watched.share(
+        SignTracker, lambda: SignTracker(list(watched.weights.values()), late_after=late_after)
+    )
+
+
 def _parts(tensor: Tensor) -> Iterator[tuple[int, Tensor]]:
     for start in range(0, len(tensor), _CHUNK):
         yield start, tensor[start : start + _CHUNK]
 
 
 def _gap_buckets() -> Tensor:
-    """Return the bucket of a flip by [clock now, byte before], (125, 256): the first of WITHIN that is >= the gap."""
+    """Return the bucket of a flip by [clock now, byte before], (125, 256): the first of FLIP_BACK_STEPS that is >= the gap."""
     now = torch.arange(_CLOCK).view(-1, 1)
     then = torch.arange(256).view(1, -1) & _NONE
     gap = (now - then) % _CLOCK
-    bucket = torch.bucketize(gap, torch.tensor(WITHIN))
+    bucket = torch.bucketize(gap, torch.tensor(FLIP_BACK_STEPS))
     return torch.where(then >= _CLOCK, BUCKETS - 1, bucket).to(torch.uint8)

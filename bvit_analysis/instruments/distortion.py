@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -11,11 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.instruments.base import Instrument, Listener, Rows
-from bvit_analysis.instruments.entropy import ActivationListener, attention_argument, by_channel
+from bvit_analysis.instruments.base import Instrument, Listener, Rows, Watched
+from bvit_analysis.instruments.entropy import (
+    ActivationListener,
+    attention_argument,
+    by_channel,
+    listener_of,
+)
 from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.layers.shift import BinarySign
 from bvit_analysis.measures import binarization_error_from_sums, sign_agreement
+from bvit_analysis.records.columns import catalogued
 from bvit_analysis.sites import Site
 
 _IMAGES = 32
@@ -31,17 +38,38 @@ class DistortionInstrument(Instrument):
     images, where one is given.
 
     Args:
-        listener: What sums up the sampled steps.
-        every: Steps between rows.
-        twin: What compares with the float model, or None.
+        listener: What sums up the sampled steps; None takes the watch's.
+        every: Steps between rows; None takes activation_every of the watch.
+        twin: What compares with the float model; None compares with the watch's teacher, if it has one.
     """
 
+    measures = catalogued("binarization_error", "twin_agreement")
+    cadence = "activation_every"
+
     def __init__(
-        self, listener: ActivationListener, *, every: int, twin: TwinListener | None = None
+        self,
+        listener: ActivationListener | None = None,
+        *,
+        every: int | None = None,
+        twin: TwinListener | None = None,
     ) -> None:
         super().__init__(every)
-        self.listener = listener
+        if listener is not None:
+            self.listener = listener
         self.twin = twin
+
+    def attach(self, watched: Watched) -> None:
+        super().attach(watched)
+        self.listener = listener_of(watched)
+        teacher = watched.teacher
+        if teacher is not None:
+            self.twin = watched.share(
+                TwinListener, lambda: TwinListener(watched.others, watched.model, teacher)
+            )
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        return (self.listener,) if self.twin is None else (self.listener, self.twin)
 
     def record(self, rows: Rows) -> None:
         for site_id, m in self.listener.moments.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.instruments.base import Instrument, Listener, Rows
+from bvit_analysis.instruments.base import Instrument, Listener, Rows, Watched
 from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.layers.shift import BinarySign
 from bvit_analysis.measures import (
@@ -21,6 +22,7 @@ from bvit_analysis.measures import (
     near_constant_share,
     share,
 )
+from bvit_analysis.records.columns import catalogued
 from bvit_analysis.sites import Site
 
 _ROWS = 4096  # summed in float32 at a time, where counts are exact; then in float64
@@ -71,7 +73,8 @@ class ActivationListener(Listener):
     """Sums up what enters the signs of a model in the training passes of one sampled step.
 
     At an activation site x is the output of the shift, just before the sign. At an attention site x is the score
-    that is compared minus what it is compared with, softmax - a/2 or the raw score, and a channel is a head.
+    that is compared minus what it is compared with (its rule's argument: softmax - a/2, or the raw score), and a
+    channel is a head.
 
     Args:
         sites: Activation and attention sites by site_id.
@@ -100,6 +103,11 @@ class ActivationListener(Listener):
         self.moments[key] = self.moments[key] + heard if key in self.moments else heard
 
 
+def listener_of(watched: Watched) -> ActivationListener:
+    """Return what sums up the sampled steps of a watch, one for all its instruments."""
+    return watched.share(ActivationListener, lambda: ActivationListener(watched.others))
+
+
 def by_channel(x: Tensor, site: Site) -> Tensor:
     """Return activations as (elements, C), from (..., C) or, of attention heads, (B, h, N, d) with C = h d."""
     channels = site.shape[0]
@@ -115,9 +123,7 @@ def by_channel(x: Tensor, site: Site) -> Tensor:
 
 def attention_argument(module: BinaryProbabilities, scores: Tensor) -> Tensor:
     """Return what a binarized attention compares with 0, (elements, heads), from scores (B, h, N, N)."""
-    x = scores.float()
-    if module.kind != "boolean":
-        x = x.softmax(dim=-1) - module.scale().float() / 2
+    x = module.rule.argument(scores.float(), module.scale().float())
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
@@ -131,13 +137,34 @@ class EntropyInstrument(Instrument):
     are recorded channel by channel.
 
     Args:
-        listener: What sums up the sampled steps.
-        every: Steps between rows.
+        listener: What sums up the sampled steps; None takes the watch's.
+        every: Steps between rows; None takes activation_every of the watch.
     """
 
-    def __init__(self, listener: ActivationListener, *, every: int) -> None:
+    measures = catalogued(
+        "sign_entropy_bits",
+        "sign_entropy_plugin_bits",
+        "near_constant_share",
+        "constant_share",
+        "positive_share",
+        "channel_spread",
+    )
+    cadence = "activation_every"
+
+    def __init__(
+        self, listener: ActivationListener | None = None, *, every: int | None = None
+    ) -> None:
         super().__init__(every)
-        self.listener = listener
+        if listener is not None:
+            self.listener = listener
+
+    def attach(self, watched: Watched) -> None:
+        super().attach(watched)
+        self.listener = listener_of(watched)
+
+    @property
+    def listeners(self) -> Sequence[Listener]:
+        return (self.listener,)
 
     def record(self, rows: Rows) -> None:
         for site_id, m in self.listener.moments.items():

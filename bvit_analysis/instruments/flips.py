@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bvit_analysis.config import WatchConfig
 from bvit_analysis.errors import CheckpointError
-from bvit_analysis.instruments.base import Instrument, Rows
-from bvit_analysis.instruments.counters import BUCKETS, SignTracker
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
+from bvit_analysis.instruments.counters import BUCKETS, SignTracker, late_start, tracker_of
 from bvit_analysis.measures import flip_flop_ratio, near_threshold_share, share
-from bvit_analysis.records.columns import WITHIN
+from bvit_analysis.records.columns import FLIP_BACK_STEPS, catalogued
 from bvit_analysis.sites import Site
 
 _SAMPLE = 256
@@ -37,26 +38,48 @@ class FlipInstrument(Instrument):
     typical update is the mean |change| in this step over at most 256 evenly spaced weights of the site.
 
     Args:
-        sites: Weight sites by site_id.
-        every: Steps between rows.
-        threshold: Flips per step above which a weight counts as frequent.
-        total_steps: Length of the training if known; flips in its last tenth are counted as late.
+        sites: Weight sites by site_id; None takes those of the watch.
+        every: Steps between rows; None takes flips_every of the watch.
+        threshold: Flips per step above which a weight counts as frequent; None takes the watch's frequency_threshold.
+        total_steps: Length of the training if known; flips in its last tenth are counted as late. A watch says itself.
     """
+
+    measures = catalogued(
+        "flip_rate",
+        "gross_flips",
+        "net_flips",
+        "oscillating_flips",
+        "flip_flop_ratio",
+        *(f"flip_back_{k}" for k in FLIP_BACK_STEPS),
+        "frequent_share",
+        "concentration",
+        "near_threshold_share",
+    )
 
     def __init__(
         self,
-        sites: dict[int, Site],
+        sites: dict[int, Site] | None = None,
         *,
-        every: int,
-        threshold: float = 0.02,
+        every: int | None = None,
+        threshold: float | None = None,
         total_steps: int | None = None,
     ) -> None:
         super().__init__(every)
+        self._threshold = threshold
+        if sites is not None:
+            late_after = None if total_steps is None else late_start(total_steps)
+            tracker = SignTracker(list(sites.values()), late_after=late_after)
+            self._follow(sites, tracker, WatchConfig())
+
+    def attach(self, watched: Watched) -> None:
+        super().attach(watched)
+        self._follow(watched.weights, tracker_of(watched), watched.config)
+
+    def _follow(self, sites: dict[int, Site], tracker: SignTracker, config: WatchConfig) -> None:
         self.site_ids = list(sites)
         self.sites = list(sites.values())
-        self.threshold = threshold
-        late_after = None if total_steps is None else late_start(total_steps)
-        self.tracker = SignTracker(self.sites, late_after=late_after)
+        self.threshold = config.frequency_threshold if self._threshold is None else self._threshold
+        self.tracker = tracker
         self._row_step = 0
         self._places = [_spread(stop - start) for start, stop in self.tracker.spans]
         self._places = [place.to(self.tracker.device) for place in self._places]
@@ -141,7 +164,7 @@ class FlipInstrument(Instrument):
         steps = self.steps - self._row_step
         total = int(flips.sum())
         figures = {"flip_rate": share(total, (stop - start) * steps)}
-        for column, k in enumerate(WITHIN):
+        for column, k in enumerate(FLIP_BACK_STEPS):
             known = self._row_step >= k
             back = int(flips[: column + 1].sum())
             figures[f"flip_back_{k}"] = share(back, total) if known else math.nan
@@ -173,11 +196,6 @@ class FlipInstrument(Instrument):
             site.effective().reshape(-1).index_select(0, place).float()
             for site, place in zip(self.sites, self._places, strict=True)
         ]
-
-
-def late_start(total_steps: int) -> int:
-    """Return the step after which the last tenth of a training begins; it has at least one step."""
-    return total_steps - max(1, total_steps // 10)
 
 
 def _spread(size: int) -> Tensor:

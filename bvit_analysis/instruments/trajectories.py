@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
-from bvit_analysis.instruments.base import Instrument, Rows
-from bvit_analysis.instruments.counters import SignTracker
+from bvit_analysis.config import WatchConfig
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
+from bvit_analysis.instruments.counters import SignTracker, tracker_of
 from bvit_analysis.sites import Site
 
 
@@ -24,17 +25,36 @@ class TrajectoryInstrument(Instrument):
     the optimizer, else the sum of the backward passes as it stood after the last one. It is NaN where there was none.
 
     Args:
-        sites: Weight sites by site_id.
-        every: Steps between rows.
-        number: Weights a site.
-        seed: Chooses the sample, together with the site's name; no global generator is used.
-        tracker: Where the present signs are.
+        sites: Weight sites by site_id; None takes those of the watch.
+        every: Steps between rows; None takes trajectory_every of the watch.
+        number: Weights a site; None takes trajectory_weights of the watch.
+        seed: Chooses the sample, together with the site's name; no global generator is used. None takes the watch's.
+        tracker: Where the present signs are; None takes the watch's.
     """
 
+    cadence = "trajectory_every"
+
     def __init__(
-        self, sites: dict[int, Site], *, every: int, number: int, seed: int, tracker: SignTracker
+        self,
+        sites: dict[int, Site] | None = None,
+        *,
+        every: int | None = None,
+        number: int | None = None,
+        seed: int | None = None,
+        tracker: SignTracker | None = None,
     ) -> None:
         super().__init__(every)
+        self._number, self._seed = number, seed
+        if sites is not None and tracker is not None:
+            self._follow(sites, tracker, WatchConfig())
+
+    def attach(self, watched: Watched) -> None:
+        super().attach(watched)
+        self._follow(watched.weights, tracker_of(watched), watched.config)
+
+    def _follow(self, sites: dict[int, Site], tracker: SignTracker, config: WatchConfig) -> None:
+        number = config.trajectory_weights if self._number is None else self._number
+        seed = config.seed if self._seed is None else self._seed
         self.sites = list(sites.values())
         self.tracker = tracker
         drawn = [

@@ -10,32 +10,31 @@ import math
 import torch
 from torch import Tensor, nn
 
-from bvit_analysis.errors import UnsupportedModelError
+from bvit_analysis.errors import ConfigError, UnsupportedModelError
+from bvit_analysis.layers.attention_rule import AttentionRule, LevelForm
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign
-from bvit_analysis.quantizers import boolean_levels, elastic_levels
 
 
 class BinaryProbabilities(nn.Module):
     """Turn attention scores into bits whose value is a scale a per head.
 
-    elastic: p = softmax(scores), then [p >= a/2] (BiT, arXiv 2205.13016). boolean: [scores >= 0], no softmax
-    (BiBERT, arXiv 2203.06390). a > 0 is learned per head, kept as its logarithm; it starts at 2/N. The attention
-    multiplies by a after the product with the values, which is an exact integer until then.
+    a > 0 is learned per head, kept as its logarithm; it starts at 2/N. The attention multiplies by a after the product
+    with the values, which is an exact integer until then.
 
     Args:
         num_heads: Heads h.
         tokens: Tokens N, for the start value only.
-        kind: 'elastic' or 'boolean'.
+        rule: What decides the bits.
 
     Shape:
         Input scores (B, h, N, N), dimensionless; output the same shape, values in {0, 1}.
     """
 
-    def __init__(self, num_heads: int, *, tokens: int, kind: str) -> None:
+    def __init__(self, num_heads: int, *, tokens: int, rule: AttentionRule) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.kind = kind
+        self.rule = rule
         self.log_scale = nn.Parameter(torch.full((num_heads, 1, 1), math.log(2 / tokens)))
 
     def scale(self) -> Tensor:
@@ -43,29 +42,33 @@ class BinaryProbabilities(nn.Module):
         return self.log_scale.exp()
 
     def forward(self, scores: Tensor) -> Tensor:
-        if self.kind == "boolean":
-            return boolean_levels(scores)
-        return elastic_levels(scores.softmax(dim=-1), self.scale())
+        return self.rule.bits(scores, self.scale())
+
+    @torch.no_grad()
+    def level_form(self) -> LevelForm | None:
+        """Return how packed attention can decide the same bits, with the scales as they are; None where it cannot.
+
+        Raises:
+            ConfigError: If the rule's level is not one number a head.
+        """
+        scale = self.scale()
+        form = self.rule.level_form(scale)
+        if form is not None and form.level is not None and form.level.shape != scale.shape:
+            raise ConfigError(
+                f"{type(self.rule).__name__}.level_form must give a level of shape {tuple(scale.shape)}, got"
+                f" {tuple(form.level.shape)}"
+            )
+        return form
 
     @torch.no_grad()
     def calibrate(self, scores: Tensor) -> None:
-        """Set each head's scale to the one of 31 candidates with the least squared error on these scores.
-
-        Args:
-            scores: (B, h, N, N), dimensionless. Candidates are 2^(k/4) / N for k = -10..20.
-        """
-        if self.kind == "boolean":
-            return
-        p = scores.softmax(dim=-1)
-        candidates = torch.exp2(torch.arange(-10, 21, device=p.device) / 4) / p.shape[-1]
-        errors = []
-        for scale in candidates:
-            errors.append((p - scale * (2 * p >= scale)).square().mean(dim=(0, 2, 3)))  # (h,)
-        best = torch.stack(errors).argmin(dim=0)
-        self.log_scale.copy_(candidates[best].log().view_as(self.log_scale))
+        """Set each head's scale to the rule's best one for these scores, (B, h, N, N), dimensionless."""
+        best = self.rule.best_scale(scores)
+        if best is not None:
+            self.log_scale.copy_(best.log().view_as(self.log_scale))
 
     def extra_repr(self) -> str:
-        return f"num_heads={self.num_heads}, kind={self.kind}"
+        return f"num_heads={self.num_heads}, rule={self.rule}"
 
 
 class BinaryAttention(nn.Module):

@@ -12,6 +12,11 @@ from bvit_analysis.errors import ConfigError
 WORD_BITS = 64
 
 
+def words_of(signs: int) -> int:
+    """Return the words that a row of so many signs takes, ceil(n / 64)."""
+    return -(-signs // WORD_BITS)
+
+
 def pack_signs(signs: np.ndarray) -> np.ndarray:
     """Pack signs along the last axis: bit j of word w is 1 where element 64 w + j is >= 0.
 
@@ -41,6 +46,11 @@ def pack_rows(signs: np.ndarray) -> np.ndarray:
     return np.packbits(signs if signs.dtype == np.bool_ else signs >= 0, axis=-1, bitorder="little")
 
 
+def bits_of_words(words: np.ndarray, n: int) -> np.ndarray:
+    """Spread words (..., ceil(n / 64)) out to their bits, uint8 (..., n), values in {0, 1}."""
+    return np.unpackbits(rows_of_words(words, n), axis=-1, count=n, bitorder="little")
+
+
 def unpack_rows(rows: np.ndarray, n: int) -> np.ndarray:
     """Unpack bytes (..., ceil(n / 8)) into int8 (..., n), values in {-1, +1}."""
     bits = np.unpackbits(rows, axis=-1, count=n, bitorder="little").view(np.int8)
@@ -52,3 +62,9 @@ def words_of_rows(rows: np.ndarray) -> np.ndarray:
     wide = np.zeros((*rows.shape[:-1], -(-rows.shape[-1] // 8) * 8), np.uint8)
     wide[..., : rows.shape[-1]] = rows
     return wide.view("<u8").astype(np.uint64, copy=False)
+
+
+def rows_of_words(words: np.ndarray, n: int) -> np.ndarray:
+    """Narrow words (..., ceil(n / 64)) to bytes, uint8 (..., ceil(n / 8))."""
+    wide = np.ascontiguousarray(words, dtype="<u8").view(np.uint8)
+    return wide[..., : -(-n // 8)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, Recipe, from_dict, get_recipe, to_dict
+from bvit_analysis.config.recipes import given, given_again
 from bvit_analysis.convert import binarize, build_model
 from bvit_analysis.costs import model_cost
-from bvit_analysis.errors import BvitError, PackedFileError, unknown_name
+from bvit_analysis.errors import BvitError, ConfigError, PackedFileError, unknown_name
 from bvit_analysis.files import plain
+from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.packed.bits import pack_rows, unpack_rows
 from bvit_analysis.packed.checks import FLOAT_DTYPES, MODEL_LIMITS, shown
@@ -42,7 +45,7 @@ def save_packed(
         ConfigError: If the recipe's name is unknown.
     """
     header = describe(model, meta, float_dtype)
-    recipe = from_dict(Recipe, header["recipe"])
+    recipe = _recipe(meta)
     _check_same(model, _skeleton(header["model"], recipe))
     width = FLOAT_DTYPES[float_dtype]
     tensors = {}
@@ -57,19 +60,21 @@ def save_packed(
     return write_packed(path, header, tensors)
 
 
-def load_packed(path: str | Path) -> nn.Module:
+def load_packed(path: str | Path, *, recipe: Recipe | None = None) -> nn.Module:
     """Build the simulated model of a packed file, in eval mode; its outputs are those of the model that was saved.
 
     With float_dtype 'float16' they are those of that model with all that is not binary rounded to float16.
 
     Args:
         path: As save_packed wrote it.
+        recipe: The file's recipe once more, where its shift or attention is of your own: a file only names them, and
+            what a file names is never imported.
 
     Raises:
-        PackedFileError: If the file is missing, damaged, foreign or of another version.
+        PackedFileError: If the file is missing, damaged, foreign or of another version, or needs the recipe.
     """
     file = read_packed(path)
-    model = build_skeleton(file)
+    model = build_skeleton(file, recipe)
     state = file.take_float_tensors()
     for name, (_, columns) in file.sites.items():
         signs = unpack_rows(file.rows(name), columns)
@@ -79,11 +84,12 @@ def load_packed(path: str | Path) -> nn.Module:
     return model
 
 
-def build_skeleton(file: PackedFile) -> nn.Module:
+def build_skeleton(file: PackedFile, recipe: Recipe | None = None) -> nn.Module:
     """Build the binarized model of a packed file on the meta device, in eval mode, and check that every tensor fits.
 
     Args:
         file: As read_packed returned it.
+        recipe: As for load_packed().
 
     Returns:
         The model, which takes no memory for parameters yet; 'NAME.weight' of a binary linear is still (O, I).
@@ -92,8 +98,14 @@ def build_skeleton(file: PackedFile) -> nn.Module:
         PackedFileError: If the model is unknown or unsupported, or a name or shape does not fit it.
     """
     try:
+        recipe = given_again(file.recipe, recipe)
+        for field in ("shift", "attention"):
+            given(recipe, field)
+    except ConfigError as error:
+        raise PackedFileError(f"packed model {file.path}: {error}") from error
+    try:
         # A wrong header can fail in timm in any way.
-        model = _skeleton(file.header["model"], file.recipe)
+        model = _skeleton(file.header["model"], recipe)
     except (
         BvitError,
         ArithmeticError,
@@ -171,12 +183,9 @@ def describe(model: nn.Module, meta: Mapping[str, Any], float_dtype: str) -> dic
         raise PackedFileError(
             f"a {type(model).__name__} without binary linears cannot be packed; call binarize() first"
         )
-    recipe = meta["recipe"]
-    if isinstance(recipe, Mapping):
-        recipe = from_dict(Recipe, dict(recipe))
     return {
         "model": {"name": _timm_name(model, meta), **_sizes(model)},
-        "recipe": to_dict(get_recipe(recipe)),
+        "recipe": to_dict(_recipe(meta)),
         "float_dtype": float_dtype,
         "data": plain(meta.get("data") or {}),
         "sites": {
@@ -185,6 +194,11 @@ def describe(model: nn.Module, meta: Mapping[str, Any], float_dtype: str) -> dic
         },
         "source": plain(meta.get("source") or {}),
     }
+
+
+def _recipe(meta: Mapping[str, Any]) -> Recipe:
+    recipe = meta["recipe"]
+    return from_dict(Recipe, dict(recipe)) if isinstance(recipe, Mapping) else get_recipe(recipe)
 
 
 def _timm_name(model: Any, meta: Mapping[str, Any]) -> str:
@@ -297,11 +311,15 @@ def _kind(module: nn.Module) -> str:
 
 def _settings(module: nn.Module) -> dict[str, Any]:
     plain = (bool, int, float, str, tuple)
-    return {
+    found = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, plain) and not name.startswith("_") and name not in _FREE
     }
+    if isinstance(module, BinaryProbabilities):
+        rule = module.rule
+        found["rule"] = repr(rule) if dataclasses.is_dataclass(rule) else type(rule).__qualname__
+    return found
 
 
 def _not_same(where: str, got: object, expected: object) -> PackedFileError:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.config import Recipe, RunConfig, from_dict
+from bvit_analysis.config.recipes import given, given_again
 from bvit_analysis.convert import binarize, build_model
 from bvit_analysis.costs import model_cost
 from bvit_analysis.data import load_dataset
@@ -36,10 +37,18 @@ def packing_summary(
     )
 
 
-def model_of_run(run_dir: str | Path) -> tuple[nn.Module, dict[str, Any]]:
+def model_of_run(
+    run_dir: str | Path, recipe: Recipe | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
     """Return the binary model of a run's last checkpoint, in eval mode, and its meta for save_packed.
 
+    Args:
+        run_dir: A run folder that `bvit train` wrote.
+        recipe: The run's recipe once more, where its shift or attention is of your own: a run only names them, and
+            what a run names is never imported.
+
     Raises:
+        ConfigError: If the run needs its recipe once more, or another one is given.
         RunError: If the run has no checkpoints, or trained no binary model.
         CheckpointError: If none of its checkpoints can be trusted.
     """
@@ -48,6 +57,10 @@ def model_of_run(run_dir: str | Path) -> tuple[nn.Module, dict[str, Any]]:
         raise RunError(f"{run_dir} has no binary model; give a run of 'bvit train --recipe asm'")
     config = from_dict(RunConfig, run.config)
     assert config.recipe is not None
+    config = dataclasses.replace(config, recipe=given_again(config.recipe, recipe))
+    assert config.recipe is not None
+    for field in ("shift", "attention"):
+        given(config.recipe, field)
     checkpoint = load_checkpoint(run_dir)
     if checkpoint is None:
         raise RunError(
@@ -97,7 +110,7 @@ def _data(config: RunConfig, info: Mapping[str, Any]) -> dict[str, Any]:
     return found | ({"class_names": names} if names else {})
 
 
-def unpack(path: str | Path, out: str | Path) -> Path:
+def unpack(path: str | Path, out: str | Path, *, recipe: Recipe | None = None) -> Path:
     """Write a packed model as a plain state dict in float32, a safetensors file, whole or not at all.
 
     Weights are -1 and +1, with their scale as 'fixed_scale'; it loads into a model that binarize() converted with the
@@ -106,6 +119,7 @@ def unpack(path: str | Path, out: str | Path) -> Path:
     Args:
         path: As save_packed wrote it.
         out: The file to write or replace.
+        recipe: As for load_packed.
 
     Returns:
         out.
@@ -113,7 +127,7 @@ def unpack(path: str | Path, out: str | Path) -> Path:
     Raises:
         PackedFileError: If the file cannot be read, or out cannot be written.
     """
-    model = load_packed(path)
+    model = load_packed(path, recipe=recipe)
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
     out = Path(out)
     try:

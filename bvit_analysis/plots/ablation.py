@@ -28,7 +28,7 @@ def plot_ablation(
 
     Args:
         data: Runs, or their run_table.
-        metrics: Keys of tables.METRICS, one panel each.
+        metrics: Keys of tables.METRICS or the runs' own measures, one panel each.
         level: Coverage of Student's interval, drawn from three seeds on.
 
     Returns:
@@ -46,15 +46,14 @@ def plot_ablation(
         if not recipes or not (one["n"] > 0).any():
             style.nothing(ax, _NO_RUNS if not recipes else f"{name} is not recorded in these runs.")
             continue
-        _strip(ax, one, recipes, name)
+        _strip(ax, one, recipes, tables.metric(name, table))
         if position == 0:
             style.category_ticks(ax, recipes)
             ax.set_ylim(len(recipes) - 0.5, -0.5)
     return canvas
 
 
-def _strip(ax: Axes, one: pd.DataFrame, recipes: list[str], name: str) -> None:
-    known = tables.metric(name)
+def _strip(ax: Axes, one: pd.DataFrame, recipes: list[str], known: tables.Metric) -> None:
     colours, markers = style.colours(recipes), style.markers(recipes)
     words = []
     for position, recipe in enumerate(recipes):
@@ -110,7 +109,7 @@ def plot_differences(
 
     Args:
         data: Runs, or their run_table.
-        name: A key of tables.METRICS.
+        name: A key of tables.METRICS, or one of the runs' own measures.
         ax: Where to draw; None makes a figure.
         baseline: The recipe that the others are compared with.
         level: Coverage of Student's interval, drawn from three common seeds on.
@@ -121,7 +120,7 @@ def plot_differences(
     Raises:
         ConfigError: If there is no metric of that name.
     """
-    known = tables.metric(name)
+    known = tables.metric(name, data)
     table = tables.ablation_table(data, name, baseline=baseline, level=level)
     values = dict(
         zip(table["recipe"], zip(table["seeds"], table["values"], strict=True), strict=True)
@@ -171,8 +170,8 @@ def plot_evidence(
 
     Args:
         data: Runs, or their run_table.
-        x: A key of tables.METRICS.
-        y: A key of tables.METRICS.
+        x: A key of tables.METRICS, or one of the runs' own measures.
+        y: A key of tables.METRICS, or one of the runs' own measures.
         ax: Where to draw; None makes a figure.
 
     Returns:
@@ -181,7 +180,7 @@ def plot_evidence(
     Raises:
         ConfigError: If there is no metric of a name.
     """
-    across, up = tables.metric(x), tables.metric(y)
+    across, up = tables.metric(x, data), tables.metric(y, data)
     table = data if isinstance(data, pd.DataFrame) else tables.run_table(data)
     rows = table[(table["recipe"] != tables.FLOAT) & (table["state"] == "finished")]
     rows = rows.dropna(subset=[x, y])

@@ -21,14 +21,12 @@ from bvit_analysis.plots.series import (
     over_steps,
     site_data,
 )
-from bvit_analysis.records import Run
-from bvit_analysis.tables import chance
+from bvit_analysis.records import MEASURES, Run
+from bvit_analysis.records.columns import NEAR_ZERO
 
 BIMODALITY_LABELS = {
-    "bimodality_coefficient": "bimodality coefficient (0..1)",
-    "otsu_ratio": "Otsu ratio (0..1)",
-    "kurtosis": "kurtosis",
-    "valley_depth": "valley depth (0..1)",
+    name: MEASURES[name].label
+    for name in ("bimodality_coefficient", "otsu_ratio", "kurtosis", "valley_depth")
 }
 NO_WEIGHTS = "No distribution of latent weights is recorded in these runs (yet)."
 NORMALISED = "u = latent weight / mean |w| of its row"
@@ -246,11 +244,11 @@ def plot_near_zero(
     Raises:
         ConfigError: If ``delta`` is not one that is recorded, or ``by`` is unknown.
     """
-    if delta not in (0.05, 0.1, 0.2):
-        raise ConfigError(unknown_name("delta", delta, ("0.05", "0.1", "0.2")))
-    name = f"mass_near_zero_{round(100 * delta):03d}"
-    label = f"share of weights with |u| < {delta:g}"
-    return _over_steps_with_null(data, ax, name, by, "Mass near zero", label)
+    if delta not in NEAR_ZERO.values():
+        raise ConfigError(unknown_name("delta", delta, map(str, NEAR_ZERO.values())))
+    suffix = next(suffix for suffix, bound in NEAR_ZERO.items() if bound == delta)
+    name = f"mass_near_zero_{suffix}"
+    return _over_steps_with_null(data, ax, name, by, "Mass near zero", MEASURES[name].unit)
 
 
 def _over_steps_with_null(
@@ -261,8 +259,10 @@ def _over_steps_with_null(
     if frame.empty:
         return style.nothing(ax, NO_WEIGHTS)
     means = tables.mean_over_sites(frame, name)
-    value = chance.GAUSSIAN_NULLS[name]
-    style.null_line(ax, value, "Gaussian weights", number=f"{value:.3g}")
+    known = MEASURES[name]
+    assert known.null is not None
+    value = known.null
+    style.null_line(ax, value, known.null_words, number=f"{value:.3g}")
     over_steps(ax, means, name, by=by)
     style.titles(ax, title=title, x=STEP, y=label)
     return style.describe(

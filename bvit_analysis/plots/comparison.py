@@ -17,17 +17,13 @@ from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import style
 from bvit_analysis.plots.series import STEP
+from bvit_analysis.records import MEASURES
+from bvit_analysis.tables.metrics import own_measures
 
 Hue: TypeAlias = Literal["recipe", "run", "seed"]
 HUES: tuple[Hue, ...] = ("recipe", "run", "seed")
 
 _GREY = "#C9C9C9"
-_COMPARED = {
-    "accuracy": ("Validation accuracy", "share of images"),
-    "flip_rate": ("Flip rate", "flips per weight, step"),
-    "bimodality_coefficient": ("Bimodality of weights", "coefficient (0..1)"),
-    "sign_entropy_bits": ("Sign entropy", "bits per channel"),
-}
 
 
 def hue_colours(runs: pd.DataFrame, by: Hue = "recipe") -> dict[Any, Any]:
@@ -80,22 +76,22 @@ def compared_frame(data: tables.Runs | pd.DataFrame, name: str) -> pd.DataFrame:
 
     Args:
         data: Runs, or a frame that has the columns.
-        name: A column of ``run.scalars`` or ``run.sites``.
+        name: A column of ``run.scalars`` or ``run.sites``, of the catalogue or the runs' own.
 
     Returns:
         Columns run, label, recipe, seed, step and the measure, without missing values.
 
     Raises:
-        ConfigError: If a given frame lacks a column.
+        ConfigError: If there is no measure of that name, or a given frame lacks a column.
     """
     if isinstance(data, pd.DataFrame):
         frame = data
-    elif name in ("accuracy", "loss", "validation_loss", "lr", "grad_norm"):
-        frame = tables.scalar_frame(data)
-    else:
-        weight = name in ("flip_rate", "bimodality_coefficient", "otsu_ratio", "mass_near_zero_010")
-        sites = tables.site_frame(data, [name], kind="weight" if weight else "activation")
+    elif (kind := tables.measure_of(name, data).kind) in ("weight", "activation"):
+        sites = tables.site_frame(data, [name], kind=kind)
         frame = tables.mean_over_sites(sites, name)
+        frame.attrs |= sites.attrs
+    else:
+        frame = tables.scalar_frame(data)
     for column in ("run", "label", "recipe", "seed", "step", name):
         if column not in frame.columns:
             raise ConfigError(unknown_name("column needed here", column, map(str, frame.columns)))
@@ -145,19 +141,25 @@ def plot_compared(
     if name == "flip_rate":
         positive = frame.loc[frame[name] > 0, name]
         style.log_limits(ax, positive[positive > positive.max() / 3000], fallback=(1e-4, 1e-1))
-    title, unit = _COMPARED.get(name, (name, name))
+    title, unit = _words(frame, name)
     style.titles(ax, title=title, x=STEP, y=unit)
     return style.describe(ax, compared_text(frame, name, lines if chosen is None else chosen))
 
 
 def compared_text(frame: pd.DataFrame, name: str, chosen: Mapping[Any, Any]) -> str:
     """Return the description of plot_compared: the last values of the chosen runs, by recipe."""
-    title = _COMPARED.get(name, (name, name))[0]
+    title, _ = _words(frame, name)
     last = frame.sort_values("step").groupby("run", sort=False).last()
     last = last[[run in chosen for run in last.index]]
     means = last.groupby("recipe")[name].mean()
     text = ", ".join(f"{recipe} {means[recipe]:.3g}" for recipe in tables.ordered(means.index))
     return f"{title} of {len(last)} runs over training; at their last record {text or 'nothing'}."
+
+
+def _words(frame: pd.DataFrame, name: str) -> tuple[str, str]:
+    """Return title and unit of a measure; a frame of somebody's own may have any column."""
+    known = (own_measures(frame) | MEASURES).get(name)
+    return (name, name) if known is None else (known.title, known.unit)
 
 
 def dress(lines: Mapping[Any, Line2D], chosen: Mapping[Any, Any]) -> None:
@@ -183,8 +185,8 @@ def plot_run_scatter(
 
     Args:
         data: Runs, or their run_table with a column run.
-        x: A key of tables.METRICS.
-        y: A key of tables.METRICS.
+        x: A key of tables.METRICS, or one of the runs' own measures.
+        y: A key of tables.METRICS, or one of the runs' own measures.
         ax: Where to draw; None makes a figure.
         by: What shares a colour: 'recipe', 'seed', or 'run' for one each.
         chosen: Run to colour, of those in colour; None colours all ``by`` a rule.
@@ -195,7 +197,7 @@ def plot_run_scatter(
     Raises:
         ConfigError: If there is no metric of a name, or ``by`` is unknown.
     """
-    across, up = tables.metric(x), tables.metric(y)
+    across, up = tables.metric(x, data), tables.metric(y, data)
     table = data if isinstance(data, pd.DataFrame) else tables.run_table(data)
     if "run" not in table.columns:
         table = table.assign(run=range(len(table)))

@@ -24,8 +24,7 @@ from bvit_analysis.plots.series import (
     over_steps,
     site_data,
 )
-from bvit_analysis.records import Run
-from bvit_analysis.records.columns import FLIP_BACK_STEPS
+from bvit_analysis.records import FLIP_BACK_STEPS, MEASURES, Run
 from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
 
@@ -63,8 +62,9 @@ def plot_flip_rate(
         drawn, silent = _above_zero(tables.mean_over_sites(frame, "flip_rate"))
         over_steps(ax, drawn, "flip_rate", by=by)
     style.log_limits(ax, drawn["flip_rate"], fallback=(1e-4, 1e-1))
-    unit = "flips per weight and step" + (" (lowest: none)" if silent else "")
-    style.titles(ax, title="Flip rate", x=STEP, y=unit)
+    known = MEASURES["flip_rate"]
+    unit = known.unit + (" (lowest: none)" if silent else "")
+    style.titles(ax, title=known.title, x=STEP, y=unit)
     return style.describe(
         ax,
         f"Flip rate over training, logarithmic. At the last step: {last_values(frame, 'flip_rate')}.",
@@ -117,8 +117,8 @@ def plot_flip_atlas(
     Args:
         run: One run; None draws a sentence.
         ax: Where to draw; None makes a figure.
-        metric: A weight column of ``run.sites`` that is >= 0; tables.ATLAS_METRICS says which are
-            drawn on a linear scale.
+        metric: A weight column of ``run.sites``, of the catalogue or the run's own; its scale says
+            whether colours are linear or logarithmic.
         limits: Ends of the colour scale, so that two maps can share it.
         columns: At most so many columns; each is the mean of the steps in it.
         bar: Where the colour bar goes: beside the map, nowhere, or on axes of its own.
@@ -127,14 +127,14 @@ def plot_flip_atlas(
         The axes; the colour bar is the last axes of its figure.
 
     Raises:
-        ConfigError: If several runs are given.
+        ConfigError: If several runs are given, or there is no measure of that name.
     """
     run = one_run(run)
     found = tables.site_atlas(run, metric, columns=columns)
     ax = style.axes(ax, height=min(9.0, 1.6 + 0.2 * max(8, len(found.sites))))
     if run is None or not found.sites:
         return style.nothing(ax, _NO_FLIPS)
-    known = tables.atlas_metric(metric)
+    known = tables.atlas_metric(metric, run)
     low, high = limits or tables.colour_limits(run, metric)
     mesh = ax.pcolormesh(
         found.edges,
@@ -314,7 +314,7 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
         ax,
         title="Flip-back, last half of training",
         x="within k steps",
-        y="probability of flipping back",
+        y=MEASURES["flip_back_10"].unit,
     )
     style.legend(ax)
     ten = curves[curves["k"] == 10].groupby("recipe")["flip_back"].mean()

@@ -14,13 +14,11 @@ from bvit_analysis.plots import style
 from bvit_analysis.plots.bimodality import histogram_table
 from bvit_analysis.plots.overlay import looks
 from bvit_analysis.plots.series import STEP, Data, last_values, over_steps, site_data
-from bvit_analysis.records import Run
-from bvit_analysis.tables import chance
+from bvit_analysis.records import MEASURES, Run
+from bvit_analysis.tables.channels import NEAR_CONSTANT_BITS
 
 Over = Literal["sites", "steps"]
 Kind = Literal["activation", "attention"]
-NEAR_CONSTANT_BITS = 0.5
-"A channel below this many bits is called near-constant."
 
 
 @style.bvit()
@@ -50,7 +48,7 @@ def plot_sign_entropy(
         ConfigError: If ``over`` or ``kind`` is unknown.
     """
     name = "sign_entropy_bits" if corrected else "sign_entropy_plugin_bits"
-    return _draw(data, ax, name, over, kind, "Sign entropy", "bits per channel, 1 = balanced", None)
+    return _draw(data, ax, name, over, kind, hint=", 1 = balanced")
 
 
 @style.bvit()
@@ -71,9 +69,7 @@ def plot_binarization_error(
     Raises:
         ConfigError: If ``over`` or ``kind`` is unknown.
     """
-    null = ("Gaussian", chance.GAUSSIAN_NULLS["binarization_error"])
-    label = "1 - corr(x, sign x)^2"
-    return _draw(data, ax, "binarization_error", over, kind, "Binarization error", label, null)
+    return _draw(data, ax, "binarization_error", over, kind)
 
 
 @style.bvit()
@@ -94,9 +90,7 @@ def plot_twin_agreement(
     Raises:
         ConfigError: If ``over`` or ``kind`` is unknown.
     """
-    null = ("independent signs", chance.GAUSSIAN_NULLS["twin_agreement"])
-    label = "share of equal signs"
-    return _draw(data, ax, "twin_agreement", over, kind, "Agreement with float twin", label, null)
+    return _draw(data, ax, "twin_agreement", over, kind)
 
 
 @style.bvit()
@@ -114,21 +108,12 @@ def plot_near_constant(data: Data, *, ax: Axes | None = None, over: Over = "step
     Raises:
         ConfigError: If ``over`` is unknown.
     """
-    label = "share of channels below 0.5 bit"
-    title = "Near-constant channels"
-    return _draw(data, ax, "near_constant_share", over, "activation", title, label, None)
+    return _draw(data, ax, "near_constant_share", over, "activation")
 
 
-def _draw(
-    data: Data,
-    ax: Axes | None,
-    name: str,
-    over: Over,
-    kind: Kind,
-    title: str,
-    label: str,
-    null: tuple[str, float] | None,
-) -> Axes:
+def _draw(data: Data, ax: Axes | None, name: str, over: Over, kind: Kind, hint: str = "") -> Axes:
+    known = MEASURES[name]
+    title, label = known.title, known.unit + hint
     if over not in ("sites", "steps"):
         raise ConfigError(unknown_name("value of over", over, ("sites", "steps")))
     if kind not in ("activation", "attention"):
@@ -139,12 +124,12 @@ def _draw(
     ax = style.axes(ax, height=height)
     if frame.empty:
         return style.nothing(ax, f"{title}: nothing of {kind} sites is recorded in these runs.")
-    if null is not None:
-        text, number = null[0], f"{null[1]:.3g}"
+    if known.null is not None:
+        text, number = known.null_words, f"{known.null:.3g}"
         if over == "sites":
-            style.null_line(ax, null[1], f"{text}: {number}", vertical=True)
+            style.null_line(ax, known.null, f"{text}: {number}", vertical=True)
         else:
-            style.null_line(ax, null[1], text, number=number)
+            style.null_line(ax, known.null, text, number=number)
     means = tables.mean_over_sites(frame, name)
     title = f"{title} of attention bits" if kind == "attention" else title
     if over == "steps":

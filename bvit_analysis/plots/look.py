@@ -12,17 +12,25 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-RECIPE_COLOURS: dict[str, str] = {
-    "baseline": "#444444",
-    "grs": "#D55E00",
-    "asm": "#0072B2",
-    "binaryvit": "#009E73",
-    "float": "#CC79A7",
+from bvit_analysis.config import FLOAT, RECIPE_ORDER
+
+_LOOKS = {
+    "baseline": ("#444444", "o"),
+    "grs": ("#D55E00", "s"),
+    "asm": ("#0072B2", "^"),
+    "binaryvit": ("#009E73", "D"),
+    FLOAT: ("#CC79A7", "*"),
 }
+
+RECIPE_COLOURS: dict[str, str] = {name: _LOOKS[name][0] for name in RECIPE_ORDER}
 "Okabe and Ito's palette, which colour-blind readers can tell apart; one colour a recipe, everywhere."
+
+RECIPE_MARKERS: dict[str, str] = {name: _LOOKS[name][1] for name in RECIPE_ORDER}
+"A second code beside colour, for print and for readers who see no colour."
 
 
 OTHER_COLOURS = ("#56B4E9", "#E69F00", "#882255", "#117733", "#999933", "#332288")
+OTHER_MARKERS = ("v", "P", "X", "<", ">", "p")
 
 
 _STYLE: Any = {

@@ -13,9 +13,8 @@ from bvit_analysis import tables
 from bvit_analysis.plots import style
 from bvit_analysis.plots.distribution import steps_text
 from bvit_analysis.plots.overlay import looks
-from bvit_analysis.records import Run
+from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.tables.bimodality import STATISTICS
-from bvit_analysis.tables.chance import GAUSSIAN_NULLS
 
 NO_STATISTICS = "No statistics of latent weights are recorded in these runs (yet)."
 _LOW, _HIGH = -0.6, 1.12  # ends of the scale; what lies beyond is drawn at its end and said
@@ -77,7 +76,7 @@ def null_frame(ax: Axes) -> None:
     """Draw what never changes: the rows with their Gaussian values, and the line where Gaussian weights lie."""
     ax.axvline(0.0, color=style.NULL_COLOUR, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1.5)
     labels = [
-        f"{label}\nGaussian {GAUSSIAN_NULLS[name]:.3g}" for name, (label, _) in STATISTICS.items()
+        f"{label}\nGaussian {MEASURES[name].null:.3g}" for name, (label, _) in STATISTICS.items()
     ]
     ax.set_yticks(range(len(labels)), labels, fontsize=8.5)
     ax.set_xlim(_LOW, _HIGH)

@@ -24,22 +24,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from bvit_analysis.outputs import ALT_KEY
 from bvit_analysis.plots.export import save_shown
-from bvit_analysis.plots.look import OTHER_COLOURS
+from bvit_analysis.plots.look import OTHER_COLOURS, OTHER_MARKERS
 from bvit_analysis.plots.look import RECIPE_COLOURS as RECIPE_COLOURS
+from bvit_analysis.plots.look import RECIPE_MARKERS as RECIPE_MARKERS
 from bvit_analysis.plots.look import bvit as bvit
 from bvit_analysis.plots.look import to_png as to_png
 from bvit_analysis.tables import ordered
-
-RECIPE_MARKERS: dict[str, str] = {
-    "baseline": "o",
-    "grs": "s",
-    "asm": "^",
-    "binaryvit": "D",
-    "float": "*",
-}
-"A second code beside colour, for print and for readers who see no colour."
-
-_OTHER_MARKERS = ("v", "P", "X", "<", ">", "p")
 
 STEP = "applied optimizer step"
 NULL_COLOUR = "#777777"
@@ -105,7 +95,7 @@ def markers(recipes: Iterable[str]) -> dict[str, str]:
     """Return a marker for each recipe, in step with colours()."""
     names = ordered(recipes)
     others = [name for name in names if name not in RECIPE_MARKERS]
-    spare = {name: _OTHER_MARKERS[i % len(_OTHER_MARKERS)] for i, name in enumerate(others)}
+    spare = {name: OTHER_MARKERS[i % len(OTHER_MARKERS)] for i, name in enumerate(others)}
     return {name: RECIPE_MARKERS.get(name) or spare[name] for name in names}
 
 

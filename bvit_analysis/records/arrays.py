@@ -27,10 +27,15 @@ _FAULTS = (
 )
 
 
-def encode_arrays(arrays: Mapping[str, np.ndarray]) -> memoryview:
-    """Return arrays as the bytes of a compressed .npz file."""
+OWNER = "run_id"
+_MOST_ID = 200  # bytes
+
+
+def encode_arrays(arrays: Mapping[str, np.ndarray], run_id: str | None = None) -> memoryview:
+    """Return arrays as the bytes of a compressed .npz file, which carries its run's id if there is one."""
     sink = io.BytesIO()
-    np.savez_compressed(sink, **arrays)  # type: ignore[arg-type]
+    owner = {} if run_id is None else {OWNER: np.frombuffer(run_id.encode(), dtype=np.uint8)}
+    np.savez_compressed(sink, **{**arrays, **owner})  # type: ignore[arg-type]
     return sink.getbuffer()
 
 
@@ -100,6 +105,22 @@ class ArrayArchive:
         if len(data) != size:
             raise DamagedFile("has an array of another length than its header says")
         return np.frombuffer(data, dtype=dtype).reshape(shape).copy()
+
+
+def check_owner(archive: ArrayArchive, run_id: str | None) -> None:
+    """Refuse an archive of another run; those of the first release carry no id and are taken.
+
+    Raises:
+        DamagedFile: If it belongs to another run.
+    """
+    if run_id is None or OWNER not in archive:
+        return
+    shape = archive.shape(OWNER)
+    if len(shape) != 1 or shape[0] > _MOST_ID:
+        raise DamagedFile("has a run id that is none")
+    owner = archive.read(OWNER, np.dtype(np.uint8), shape).tobytes().decode(errors="replace")
+    if owner != run_id:
+        raise DamagedFile(f"belongs to run {owner[:80]!r}, not to {run_id!r}")
 
 
 def _header(member: object) -> tuple[tuple[int, ...], bool, np.dtype]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.files import DamagedFile, write_bytes_atomic
-from bvit_analysis.records.arrays import ArrayArchive, encode_arrays
+from bvit_analysis.records.arrays import ArrayArchive, check_owner, encode_arrays
 
 EXAMPLES = "examples"
 ATTENTION_FILE = "attention.npz"
@@ -53,7 +53,7 @@ class AttentionExamples:
             )
 
 
-def write_attention(run_dir: Path, examples: AttentionExamples) -> None:
+def write_attention(run_dir: Path, examples: AttentionExamples, run_id: str | None = None) -> None:
     """Store examples in a run folder, replacing earlier ones.
 
     Raises:
@@ -77,17 +77,18 @@ def write_attention(run_dir: Path, examples: AttentionExamples) -> None:
         arrays["teacher"] = examples.teacher.astype(np.float16)
         arrays["teacher_predictions"] = examples.teacher_predictions.astype(np.int64)
     (run_dir / EXAMPLES).mkdir(exist_ok=True)
-    write_bytes_atomic(run_dir / EXAMPLES / ATTENTION_FILE, encode_arrays(arrays))
+    write_bytes_atomic(run_dir / EXAMPLES / ATTENTION_FILE, encode_arrays(arrays, run_id))
 
 
-def read_attention(path: Path) -> AttentionExamples:
-    """Read examples.
+def read_attention(path: Path, run_id: str | None = None) -> AttentionExamples:
+    """Read examples, of any run or of one.
 
     Raises:
         DamagedFile: If the file cannot be trusted.
         FileNotFoundError: If there is none.
     """
     with ArrayArchive(path, _MAX_BYTES) as archive:
+        check_owner(archive, run_id)
         shape, image, names = (archive.shape(name) for name in ("bits", "images", "sites"))
         if len(shape) != 5 or len(image) != 4 or len(names) != 1 or min(shape) < 1:
             raise DamagedFile(f"has maps of shape {shape} of images of shape {image}")

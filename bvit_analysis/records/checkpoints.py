@@ -101,7 +101,7 @@ def save_checkpoint(
     hidden = folder / f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_leftovers(folder)
+        remove_half_checkpoints(run_dir)
         if shutil.disk_usage(folder).free < need:
             raise OSError(errno.ENOSPC, "No space left on device")
         hidden.mkdir()
@@ -280,11 +280,27 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
 
 
-def _remove_leftovers(folder: Path) -> None:
-    for path in folder.iterdir():
-        if _LEFTOVER.fullmatch(path.name):
-            with contextlib.suppress(OSError):
-                _delete(path)
+def half_checkpoints(run_dir: str | Path) -> list[Path]:
+    """Return what a killed process left of checkpoints that it was writing, replacing or removing."""
+    folder = Path(run_dir) / FOLDER
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    names = {path.name for path in folder.iterdir()}
+    replaced = {name for name in names if name.removesuffix(".old") in names - {name}}
+    return sorted(
+        folder / name
+        for name in names
+        if _LEFTOVER.fullmatch(name) or (_COMPLETE.fullmatch(name) and name in replaced)
+    )
+
+
+def remove_half_checkpoints(run_dir: str | Path) -> None:
+    """Remove what a killed process left of checkpoints; the caller must be the writer of the run."""
+    for path in half_checkpoints(run_dir):
+        with contextlib.suppress(OSError, DamagedFile, CheckpointError):
+            if path.suffix == ".old":
+                _read(path.with_suffix(""))  # a copy goes only where what replaced it is whole
+            _delete(path)
 
 
 def _step_of(path: Path) -> int:

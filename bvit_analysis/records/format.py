@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.files import DamagedFile
-from bvit_analysis.records.columns import SITE_METRICS
+from bvit_analysis.records.columns import COLUMNS
 
 SCHEMA_VERSION = 1
 "Of every file in a run folder; a reader refuses any other."
@@ -22,12 +22,11 @@ def _schema(**fields: pa.DataType) -> pa.Schema:
 
 _STEP = {"step": pa.int64()}
 _SITE = {"step": pa.int64(), "site_id": pa.int16()}
-_SCALARS = ("epoch", "loss", "lr", "grad_norm", "accuracy", "validation_loss")
 
 SCHEMAS: dict[str, pa.Schema] = {
-    "scalars": _schema(**_STEP, **dict.fromkeys(_SCALARS, pa.float64())),
-    "timings": _schema(**_STEP, images_per_s=pa.float64(), elapsed_s=pa.float64()),
-    "sites": _schema(**_SITE, **dict.fromkeys(SITE_METRICS, pa.float32())),
+    "scalars": _schema(**_STEP, **dict.fromkeys(COLUMNS["scalars"], pa.float64())),
+    "timings": _schema(**_STEP, **dict.fromkeys(COLUMNS["timings"], pa.float64())),
+    "sites": _schema(**_SITE, **dict.fromkeys(COLUMNS["sites"], pa.float32())),
     "histograms": _schema(
         **_SITE, kind=pa.string(), lo=pa.float64(), hi=pa.float64(), counts=pa.list_(pa.int64())
     ),
@@ -36,6 +35,8 @@ SCHEMAS: dict[str, pa.Schema] = {
         **_SITE, index=pa.int64(), latent=pa.float32(), gradient=pa.float32(), sign=pa.int8()
     ),
 }
+"Columns of each kind of rows, as far as the catalogue knows them; a run may have more, fewer, in another order."
+
 KEYS: dict[str, tuple[str, ...]] = {
     "scalars": ("step",),
     "timings": ("step",),
@@ -54,6 +55,10 @@ COUNT_ARRAYS: dict[str, type] = {
     "steps": np.int64,
 }
 STATES = ("running", "interrupted", "failed", "finished")
+
+MAX_SITES = 2**15 - 1
+MAX_SITE_NAME = 1000
+MAX_STEP = 2**53
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 _DEVICE = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\..*)?", re.IGNORECASE)
@@ -92,15 +97,20 @@ def check_sites(sites: Any) -> None:
     """
     if not isinstance(sites, list):
         raise DamagedFile("has no list of sites")
+    if len(sites) > MAX_SITES:
+        raise DamagedFile(f"lists {len(sites)} sites, at most {MAX_SITES} are read")
     for position, row in enumerate(sites):
         shape = row.get("shape") if isinstance(row, dict) else None
         if (
             not isinstance(shape, list)
             or not all(type(size) is int and 0 < size < 2**31 for size in shape)
             or type(row.get("site_id")) is not int
+            or not 0 <= row["site_id"] <= MAX_SITES
             or not isinstance(row.get("site"), str)
+            or len(row["site"]) > MAX_SITE_NAME
             or not isinstance(row.get("kind"), str)
             or type(row.get("n_weights", 0)) is not int
+            or not 0 <= row.get("n_weights", 0) <= MAX_STEP
         ):
             raise DamagedFile(f"has a malformed site, number {position}")
     if len({row["site_id"] for row in sites}) < len(sites):

@@ -1,105 +1,97 @@
-"""Who writes a run folder: one process at a time, and whether it still lives."""
+"""Who writes a run folder: one process at a time, whether it still lives, and what a killed one left there."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import secrets
 import socket
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from bvit_analysis.errors import RunError
-from bvit_analysis.files import DamagedFile, read_json, write_fault, write_synced
-from bvit_analysis.processes import is_gone, process_start
+from bvit_analysis.files import DamagedFile, read_json, write_fault
+from bvit_analysis.processes import Lock, LockHeldError, is_gone, read_owner
 
 SILENT_AFTER_S = 600.0
 "A run without a sign of life for so many seconds is no longer called running."
+_LOCK = "lock"
+_LOCK_BYTES = 512
 
 
-def _lock_text() -> str:
-    pid = os.getpid()
-    return json.dumps(
-        {
-            "host": socket.gethostname(),
-            "pid": pid,
-            "pid_started": process_start(pid),
-            "created": time.time(),
-            "token": secrets.token_hex(8),
-        }
-    )
+class RunHeldError(RunError):
+    """Another process writes the run folder, and is not known to be gone."""
 
 
-def release_lock(lock: Path, text: str, pid: int) -> None:
-    """Give a folder up if this process took it and still has it."""
-    # A forked child inherits the writer but not the lock.
+def take_lock(run_dir: Path) -> Lock:
+    """Become the one writer of a folder, which is made if it is missing.
+
+    Raises:
+        RunHeldError: If another process that may live owns the folder.
+        RunError: If this very process owns it already, or the lock cannot be written.
+    """
+    path = run_dir / _LOCK
     try:
-        if os.getpid() == pid and lock.read_text(encoding="utf-8") == text:
-            lock.unlink()
-    except (OSError, ValueError):
-        pass
+        run_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_fault(run_dir, 0, error) from error
+    try:
+        return Lock(path, partial(_is_stale, run_dir))
+    except LockHeldError as held:
+        if held.is_own:
+            raise RunError(
+                f"run {run_dir} is being written by process {held.owner['pid']}, which is this very one: a watch or "
+                "writer of it is still open here (was a notebook cell run twice?); close it with close() or leave its "
+                "`with` block, restart the kernel, or choose another folder"
+            ) from None
+        raise RunHeldError(
+            f"run {run_dir} is being written by process {held.owner.get('pid', '?')} on "
+            f"{held.owner.get('host', '?')}; stop it (or close its writer), choose another folder, "
+            f"or remove {path} if that process is gone"
+        ) from None
+    except OSError as error:
+        raise write_fault(path, _LOCK_BYTES, error) from error
+
+
+def writer_of(run_dir: Path) -> Mapping[str, Any] | None:
+    """Return the process that owns a folder (host, pid, pid_started, created), or None if none lives."""
+    owner = read_owner(run_dir / _LOCK)
+    return None if owner is None or _is_stale(run_dir, owner) else owner
+
+
+def leftovers(run_dir: Path) -> list[Path]:
+    """Return what a killed writer may have left in a folder: half files, its lock, and what moved such a lock.
+
+    Of a folder that somebody owns they may be somebody's; only the owner may remove them.
+    """
+    patterns = (".*.tmp", "*/.*.tmp", _LOCK, f".{_LOCK}.stale-*")
+    return [path for pattern in patterns for path in run_dir.glob(pattern)]
+
+
+def remove_leftovers(run_dir: Path) -> None:
+    """Remove what a killed writer left in a folder; only the owner of its lock may."""
+    for path in leftovers(run_dir):
+        if path.name != _LOCK:
+            with contextlib.suppress(IsADirectoryError):
+                path.unlink(missing_ok=True)
 
 
 def _is_stale(run_dir: Path, owner: Mapping[str, Any]) -> bool:
+    try:
+        status = read_json(run_dir / "status.json")
+    except (FileNotFoundError, DamagedFile):
+        status = {}
+    if not owner:
+        # A lock that tells nothing: then the status says who wrote last, and whether it had ended.
+        if status.get("state") != "running":
+            return True
+        owner = status
     if is_gone(owner.get("host"), owner.get("pid"), owner.get("pid_started")):
         return True
     if owner.get("host") == socket.gethostname():
         return False
-    # Another machine's processes cannot be asked; its heartbeat can.
-    try:
-        heartbeat = read_json(run_dir / "status.json").get("heartbeat")
-    except (FileNotFoundError, DamagedFile):
-        heartbeat = owner.get("created")
-    return isinstance(heartbeat, (int, float)) and time.time() - heartbeat > SILENT_AFTER_S
-
-
-def take_lock(run_dir: Path) -> tuple[Path, str]:
-    """Become the one writer of a folder.
-
-    Returns:
-        The lock file and the text in it, as release_lock wants them.
-
-    Raises:
-        RunError: If a live process owns the folder, or the lock cannot be written.
-    """
-    lock, text = run_dir / "lock", _lock_text()
-    for _ in range(3):
-        try:
-            write_synced(lock, text.encode())
-            return lock, text
-        except FileExistsError:
-            pass
-        except OSError as error:
-            fault = write_fault(lock, len(text), error)
-            with contextlib.suppress(OSError):
-                lock.unlink(missing_ok=True)
-            raise fault from error
-        try:
-            found = lock.read_text(encoding="utf-8")
-            owner = read_json(lock, limit=2**16)
-        except FileNotFoundError:
-            continue
-        except (OSError, ValueError, DamagedFile) as error:
-            owner, found = {}, ""
-            if not isinstance(error, DamagedFile):
-                raise RunError(
-                    f"cannot read {lock}: {error}; remove it if no run uses it"
-                ) from error
-        if not _is_stale(run_dir, owner):
-            raise RunError(
-                f"run {run_dir} is being written by process {owner.get('pid', '?')} on "
-                f"{owner.get('host', '?')}; stop it (or close its writer), choose another folder, "
-                f"or remove {lock} if that process is gone"
-            )
-        aside = run_dir / f".lock.stale-{secrets.token_hex(4)}"
-        try:
-            lock.rename(aside)
-            if aside.read_text(encoding="utf-8") != found:
-                os.link(aside, lock)  # somebody was faster, and what was moved is a live lock
-            aside.unlink()
-        except OSError:
-            continue
-    raise RunError(f"could not take {lock}: others keep taking it; try again in a moment")
+    # Another machine's processes cannot be asked; their last sign of life can.
+    signs = [owner.get("created"), status.get("heartbeat")]
+    seen = [sign for sign in signs if isinstance(sign, (int, float))]
+    return bool(seen) and max(seen) < time.time() - SILENT_AFTER_S

@@ -7,6 +7,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pyarrow.parquet as pq
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.files import DamagedFile, open_regular
 from bvit_analysis.records.format import SCHEMA_VERSION, SCHEMAS
+from bvit_analysis.records.measure import is_free_name
 
 MAX_PART_BYTES = 512 * 2**20
 MAX_PART_ROWS = 8_000_000
 MAX_PART_VALUES = 128_000_000
+MAX_PART_COLUMNS = 512
 PART_BYTES = 64 * 2**20
 "A part holds about so much at most, uncompressed, which keeps it far within the reader's limits."
 
@@ -63,13 +66,12 @@ def _lists(kind: str, name: str, value: Any) -> list[np.ndarray]:
     return [array.astype(np.int64) for array in arrays]
 
 
-def chunk_of(kind: str, columns: Mapping[str, Any]) -> tuple[int, Chunk]:
+def chunk_of(kind: str, schema: pa.Schema, columns: Mapping[str, Any]) -> tuple[int, Chunk]:
     """Return the number of rows given and their columns as arrays of the schema's types, copied.
 
     Raises:
         ConfigError: If a column is unknown, missing, or of another type or length.
     """
-    schema = SCHEMAS[kind]
     chunk: Chunk = {}
     for name, value in columns.items():
         position = schema.get_field_index(name)
@@ -99,10 +101,10 @@ def chunk_of(kind: str, columns: Mapping[str, Any]) -> tuple[int, Chunk]:
     return rows, chunk
 
 
-def table_of(kind: str, chunks: list[tuple[int, Chunk]]) -> pa.Table:
-    """Join chunks into one table of the kind's schema; a column that a chunk lacks is NaN there."""
+def table_of(schema: pa.Schema, chunks: list[tuple[int, Chunk]]) -> pa.Table:
+    """Join chunks into one table of a schema; a column that a chunk lacks is NaN there."""
     arrays = []
-    for field in SCHEMAS[kind]:
+    for field in schema:
         if pa.types.is_string(field.type) or pa.types.is_list(field.type):
             values = [item for _, chunk in chunks for item in chunk[field.name]]
             arrays.append(pa.array(values, type=field.type))
@@ -114,7 +116,7 @@ def table_of(kind: str, chunks: list[tuple[int, Chunk]]) -> pa.Table:
         ]
         # from_pandas=False: NaN is a value here, not a missing one.
         arrays.append(pa.array(np.concatenate(parts), type=field.type, from_pandas=False))
-    return pa.Table.from_arrays(arrays, schema=SCHEMAS[kind])
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def _digest(column: pa.ChunkedArray) -> str:
@@ -131,10 +133,10 @@ def _digest(column: pa.ChunkedArray) -> str:
     return digest.hexdigest()
 
 
-def encode_part(kind: str, table: pa.Table) -> memoryview:
-    """Return a table as the bytes of a Parquet file that carries a digest of each column."""
+def encode_part(kind: str, table: pa.Table, run_id: str) -> memoryview:
+    """Return a table as the bytes of a Parquet file that carries its run's id and a digest of each column."""
     digests = {name: _digest(table.column(name)) for name in table.column_names}
-    note = {"kind": kind, "schema_version": SCHEMA_VERSION, "digests": digests}
+    note = {"kind": kind, "schema_version": SCHEMA_VERSION, "run_id": run_id, "digests": digests}
     sink = io.BytesIO()
     # The Arrow schema is left out: the reader has its own, and takes no types from a file.
     options: dict[str, Any] = {
@@ -186,63 +188,147 @@ _PARQUET_FAULTS = (
 )
 
 
-def _check_footer(file: pq.ParquetFile, kind: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class Layout:
+    """The columns of a part, in the order of the catalogue and then of the file."""
+
+    known: tuple[str, ...]
+    "Those that the catalogue has."
+    own: tuple[str, ...]
+    "Columns of numbers that it has not."
+    unreadable: tuple[str, ...]
+    "Columns of anything else, or whose name is not allowed."
+    digests: Mapping[str, Any]
+    "Column to digest, as the file says."
+
+
+def _layout(file: pq.ParquetFile, kind: str, run_id: str | None) -> Layout:
     found = file.metadata
     note = json.loads((found.metadata or {}).get(b"bvit", b"{}"))
+    if not isinstance(note, dict):
+        raise DamagedFile("has a note that is not an object")
     if note.get("kind") != kind or note.get("schema_version") != SCHEMA_VERSION:
         raise DamagedFile(f"was not written as part of {kind!r} of schema version {SCHEMA_VERSION}")
+    owner = note.get("run_id")
+    # Parts of the first release have no id.
+    if owner is not None and run_id is not None and owner != run_id:
+        raise DamagedFile(f"belongs to run {str(owner)[:80]!r}, not to {run_id!r}")
     if found.num_rows > MAX_PART_ROWS or found.num_row_groups > 4096:
         raise DamagedFile(f"claims {found.num_rows} rows, at most {MAX_PART_ROWS} are read")
-    columns = found.num_columns
+    if found.num_columns > MAX_PART_COLUMNS:
+        raise DamagedFile(
+            f"claims {found.num_columns} columns, at most {MAX_PART_COLUMNS} are read"
+        )
     values = sum(
         found.row_group(group).column(column).num_values
         for group in range(found.num_row_groups)
-        for column in range(columns)
+        for column in range(found.num_columns)
     )
+    # Columns that it lacks are filled, so they count too.
+    values = max(values, found.num_rows * len(SCHEMAS[kind]))
     if values > MAX_PART_VALUES:
         raise DamagedFile(f"claims {values} values, at most {MAX_PART_VALUES} are read")
-    if list(file.schema_arrow.names) != SCHEMAS[kind].names:
-        raise DamagedFile("has other columns than its schema")
-    digests = note["digests"]
+    digests = note.get("digests")
     if not isinstance(digests, dict):
         raise DamagedFile("has no digests")
-    return digests
+    return _sorted_columns(file.schema_arrow, kind, digests)
 
 
-def check_part(path: Path, kind: str) -> None:
-    """Check a part's kind, version, columns and claimed size from its last bytes alone.
+def _sorted_columns(schema: pa.Schema, kind: str, digests: Mapping[str, Any]) -> Layout:
+    names = list(schema.names)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DamagedFile(f"has two columns named {str(twice)[:80]!r}")
+    if set(names) != set(digests):
+        raise DamagedFile("has other columns than those it has digests of")
+    wanted = SCHEMAS[kind]
+    for field in wanted:
+        if field.name not in names and not pa.types.is_floating(field.type):
+            raise DamagedFile(f"lacks the column {field.name!r}")
+        if field.name in names and not _alike(schema.field(field.name).type, field.type):
+            raise DamagedFile(f"has a column {field.name!r} of another type than {field.type}")
+    own: list[str] = []
+    unreadable: list[str] = []
+    for name in names:
+        if name not in wanted.names:
+            fits = _is_number(schema.field(name).type) and is_free_name(name)
+            (own if fits else unreadable).append(name)
+    known = tuple(name for name in wanted.names if name in names)
+    return Layout(known, tuple(own), tuple(unreadable), digests)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    )
+
+
+def _alike(found: pa.DataType, wanted: pa.DataType) -> bool:
+    if pa.types.is_list(wanted):
+        return bool(pa.types.is_list(found) and pa.types.is_integer(found.value_type))
+    if pa.types.is_string(wanted):
+        return bool(pa.types.is_string(found))
+    return _is_number(found)
+
+
+def own_type(found: pa.DataType) -> pa.DataType:
+    """Return the type in which a column that the catalogue lacks is read: float32 as it is, all else as float64."""
+    return found if pa.types.is_float32(found) else pa.float64()
+
+
+def check_part(path: Path, kind: str, *, run_id: str | None = None) -> Layout:
+    """Check a part's kind, version, run, columns and claimed size from its last bytes alone, and return its columns.
 
     Raises:
-        DamagedFile: If it cannot be one of ours.
+        DamagedFile: If it cannot be one of ours, or belongs to another run.
         FileNotFoundError: If it has gone.
     """
     with open_regular(path, MAX_PART_BYTES) as file:
         try:
-            _check_footer(pq.ParquetFile(pa.PythonFile(file, mode="r")), kind)
+            return _layout(pq.ParquetFile(pa.PythonFile(file, mode="r")), kind, run_id)
         except _PARQUET_FAULTS as error:
             raise DamagedFile(f"is not a readable Parquet file ({type(error).__name__})") from error
 
 
-def read_part(path: Path, kind: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Read a part, or some of its columns, and check every column read against its digest.
+def read_part(
+    path: Path, kind: str, columns: Sequence[str] | None = None, *, run_id: str | None = None
+) -> pa.Table:
+    """Read the columns that a part has, or some of them, and check each one read against its digest.
+
+    Args:
+        path: The part.
+        kind: A key of SCHEMAS.
+        columns: Names to read; None reads all that are numbers or known.
+        run_id: The run it should belong to; a part without an id is taken.
+
+    Returns:
+        Known columns in the order and of the types of SCHEMAS, then those that the catalogue lacks, as numbers.
 
     Raises:
         DamagedFile: If it is damaged, foreign, too large or not a regular file.
         FileNotFoundError: If it has gone.
     """
-    schema = SCHEMAS[kind]
-    if columns is not None:
-        schema = pa.schema([schema.field(name) for name in schema.names if name in columns])
     with open_regular(path, MAX_PART_BYTES) as source:
         data = source.read()
     try:
         file = pq.ParquetFile(pa.BufferReader(data))
-        digests = _check_footer(file, kind)
-        table = file.read(columns=schema.names, use_threads=False).cast(schema)
-        for name in schema.names:
+        layout = _layout(file, kind, run_id)
+        names = [
+            name for name in (*layout.known, *layout.own) if columns is None or name in columns
+        ]
+        table = file.read(columns=names, use_threads=False).select(names)
+        arrays = []
+        for name in names:
             column = table.column(name)
-            if column.null_count or digests.get(name) != _digest(column):
+            if layout.digests.get(name) != _digest(column):
                 raise DamagedFile(f"does not match its checksum in column {name!r}")
+            if name in layout.known:
+                if column.null_count:
+                    raise DamagedFile(f"has missing values in column {name!r}")
+                arrays.append(column.cast(SCHEMAS[kind].field(name).type))
+            else:
+                # a null is what another program calls NaN
+                arrays.append(column.cast(own_type(column.type), safe=False).fill_null(np.nan))
+        return pa.Table.from_arrays(arrays, names=names)
     except _PARQUET_FAULTS as error:
         raise DamagedFile(f"is not a readable Parquet file ({type(error).__name__})") from error
-    return table

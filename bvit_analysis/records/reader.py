@@ -12,31 +12,32 @@ from typing import Any, final
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 
 from bvit_analysis.errors import ConfigError, RunError, unknown_name
 from bvit_analysis.files import DamagedFile, RunWarning, read_json
 from bvit_analysis.processes import is_gone
-from bvit_analysis.records.arrays import ArrayArchive
+from bvit_analysis.records.arrays import ArrayArchive, check_owner
 from bvit_analysis.records.attention import (
     ATTENTION_FILE,
     EXAMPLES,
     AttentionExamples,
     read_attention,
 )
-from bvit_analysis.records.columns import SITE_METRICS
+from bvit_analysis.records.columns import MEASURES, SITE_METRICS
+from bvit_analysis.records.declaration import declared_in
 from bvit_analysis.records.format import (
     COUNT_ARRAYS,
     KEYS,
+    MAX_STEP,
     SCHEMA_VERSION,
-    SCHEMAS,
     STATES,
     check_name,
     check_sites,
     counts_file,
 )
 from bvit_analysis.records.lock import SILENT_AFTER_S
-from bvit_analysis.records.parts import check_part, part_paths, read_part
+from bvit_analysis.records.measure import Measure, stranger
+from bvit_analysis.records.rows import RowReader
 
 MAX_COUNTS_BYTES = 512 * 2**20
 MAX_SITE_WEIGHTS = 2**26
@@ -50,7 +51,7 @@ def _state(status: dict[str, Any]) -> str:
     if state != "running":
         return str(state)
     heartbeat = status.get("heartbeat")
-    if not isinstance(heartbeat, (int, float)) or time.time() - heartbeat > SILENT_AFTER_S:
+    if not isinstance(heartbeat, (int, float)) or not time.time() - SILENT_AFTER_S <= heartbeat:
         return "silent"
     gone = is_gone(status.get("host"), status.get("pid"), status.get("pid_started"))
     return "silent" if gone else "running"
@@ -106,21 +107,38 @@ class Run:
         self.config: dict[str, Any] | None = info.get("config")
         self.run_id: str = info["run_id"]
         self.warnings: list[str] = []
-        self._columns = None if columns is None else tuple(columns)
-        self._bad: set[Path] = set()
+        self._declared = declared_in(info)
+        for fault in self._declared.faults:
+            self._note(path / "run.json", fault)
+        self._rows = RowReader(
+            path,
+            self.run_id,
+            self._declared,
+            left_out=self._warn,
+            taken_as_missing=self._note,
+        )
         self.status = self._json("status.json", expected=True) or {}
         self.state = _state(self.status)
-        self._check_parts()
+        self._rows.check()
+        self._columns = None if columns is None else tuple(columns)
+        offered = [*SITE_METRICS, *self._rows.own["sites"]]
+        for name in columns or ():
+            if name not in offered:
+                raise ConfigError(unknown_name("site measure", name, offered))
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r}, {self.label!r}, {self.state} at step {self.step})"
 
     def _warn(self, path: Path, reason: object) -> None:
-        self._bad.add(path)
-        text = f"left out {path}: {reason}"
+        self._say(f"left out {path}: {reason}")
+
+    def _note(self, path: Path, reason: object) -> None:
+        self._say(f"in {path}: {reason}")
+
+    def _say(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
-            warnings.warn(text, RunWarning, stacklevel=4)
+            warnings.warn(text, RunWarning, stacklevel=5)
 
     def _json(self, name: str, *, expected: bool) -> dict[str, Any] | None:
         path = self.path / name
@@ -128,6 +146,9 @@ class Run:
             value = read_json(path)
             if value.get("schema_version") != SCHEMA_VERSION:
                 raise DamagedFile(f"is not of schema version {SCHEMA_VERSION}")
+            owner = value.get("run_id", self.run_id)
+            if owner != self.run_id:
+                raise DamagedFile(f"belongs to run {str(owner)[:80]!r}, not to {self.run_id!r}")
         except FileNotFoundError:
             if expected:
                 self._warn(path, "is missing")
@@ -137,69 +158,29 @@ class Run:
             return None
         return value
 
-    def _check_parts(self) -> None:
-        for kind in SCHEMAS:
-            try:
-                parts = part_paths(self.path, kind)
-            except DamagedFile as error:
-                self._warn(self.path / kind, error)
-                continue
-            for part in parts:
-                try:
-                    check_part(part, kind)
-                except FileNotFoundError:
-                    pass  # merged into another part since it was listed
-                except DamagedFile as error:
-                    self._warn(part, error)
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """What is known of each measure that this run can hold, by column.
 
-    def _tables(self, kind: str, columns: Sequence[str] | None) -> list[pa.Table]:
-        for _ in range(20):
-            tables = []
-            try:
-                for part in part_paths(self.path, kind):
-                    if part in self._bad:
-                        continue
-                    try:
-                        tables.append(read_part(part, kind, columns))
-                    except DamagedFile as error:
-                        self._warn(part, error)
-            except FileNotFoundError:
-                continue  # the writer merged parts meanwhile: list them again
-            except DamagedFile as error:
-                self._warn(self.path / kind, error)
-                return []
-            return tables
-        raise RunError(f"the {kind} of run {self.path} keep changing; try again in a moment")
+        The catalogue's, then the run's own: as it declares them, or by their bare names where it says nothing of
+        them. The texts of the latter are a stranger's: show them escaped.
+        """
+        own = dict(self._declared.own)
+        for kind, facts in (("sites", "weight"), ("scalars", "scalar"), ("timings", "timing")):
+            for name in self._rows.own[kind]:
+                if name not in own and name not in MEASURES:
+                    own[name] = stranger(name, facts)  # type: ignore[arg-type]
+        return {**MEASURES, **own}
 
-    def _frame(self, kind: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
-        keys = list(KEYS[kind])
-        names = [name for name in SCHEMAS[kind].names if columns is None or name in columns]
-        empty = pa.schema([SCHEMAS[kind].field(name) for name in names]).empty_table()
-        table = pa.concat_tables([empty, *self._tables(kind, names)]).combine_chunks()
-        counts: np.ndarray | None = None
-        if "counts" in names:
-            column = table.column("counts").combine_chunks()
-            if isinstance(column, pa.ChunkedArray):
-                column = pa.concat_arrays([pa.array([], column.type), *column.chunks])
-            counts = np.empty(len(table), dtype=object)
-            cuts = column.value_lengths().to_numpy(zero_copy_only=False).cumsum()[:-1]
-            values = column.flatten().to_numpy(zero_copy_only=False).copy()
-            counts[:] = np.split(values, cuts) if len(table) else []
-            table = table.drop_columns(["counts"])
-        frame: pd.DataFrame = table.to_pandas()
-        if counts is not None:
-            frame["counts"] = counts
-        if frame.duplicated(keys).any():
-            if kind in ("histograms", "channels", "trajectories"):
-                frame = frame.drop_duplicates(keys, keep="last")
-            else:
-                frame = frame.groupby(keys, as_index=False, sort=False).last()
-        return frame.sort_values(keys, kind="stable", ignore_index=True)
+    @property
+    def own_measures(self) -> dict[str, Measure]:
+        """The measures that this run declares beside the catalogue's, by column."""
+        return dict(self._declared.own)
 
     def _with_sites(
         self, kind: str, named: Sequence[str], columns: Sequence[str] | None = None
     ) -> pd.DataFrame:
-        frame = self._frame(kind, columns)
+        frame = self._rows.frame(kind, columns)
         table = self.site_table
         position = pd.Index(table["site_id"]).get_indexer(frame["site_id"])
         unknown = position < 0
@@ -215,7 +196,7 @@ class Run:
     def step(self) -> int:
         """Applied optimizer steps, as last reported."""
         step = self.status.get("step")
-        if type(step) is int:
+        if type(step) is int and 0 <= step <= MAX_STEP:
             return step
         return int(self.scalars["step"].max()) if len(self.scalars) else 0
 
@@ -240,17 +221,20 @@ class Run:
 
     @cached_property
     def scalars(self) -> pd.DataFrame:
-        """One row a step: step, epoch, loss, lr, grad_norm, accuracy, validation_loss."""
-        return self._frame("scalars")
+        """One row a step: step, epoch, loss, lr, grad_norm, accuracy, validation_loss, and the run's own columns."""
+        return self._rows.frame("scalars")
 
     @cached_property
     def timings(self) -> pd.DataFrame:
         """Wall-clock figures, which differ between equal runs: step, images_per_s, elapsed_s."""
-        return self._frame("timings")
+        return self._rows.frame("timings")
 
     @cached_property
     def sites(self) -> pd.DataFrame:
-        """One row a step and site: step, site, kind, then a float32 column a measure, NaN if not taken."""
+        """One row a step and site: step, site, kind, then a float32 column a measure, NaN if not taken.
+
+        The catalogue's measures come first, then those of the run's own.
+        """
         columns = None
         if self._columns is not None:
             columns = [*KEYS["sites"], *self._columns]
@@ -275,10 +259,21 @@ class Run:
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
-        """The final figures, or None if the run has not ended."""
+        """The final figures, or None if the run has not ended; one outside its range is None, and said."""
         value = self._json("result.json", expected=False)
-        if value is not None:
-            value.pop("schema_version")
+        if value is None:
+            return None
+        for name in ("schema_version", "run_id"):
+            value.pop(name, None)
+        for name, found in value.items():
+            one = self.measures.get(name)
+            if one is None or one.kind != "result" or found is None:
+                continue
+            number = isinstance(found, (int, float)) and not isinstance(found, bool)
+            if not number or not one.holds(found):
+                text = f"{name} {str(found)[:40]!r} is not {one.range_words()}, taken as missing"
+                self._note(self.path / "result.json", text)
+                value[name] = None
         return value
 
     @cached_property
@@ -289,7 +284,7 @@ class Run:
         try:
             if folder.is_symlink():
                 raise DamagedFile("is in a linked folder")
-            return read_attention(path)
+            return read_attention(path, self.run_id)
         except FileNotFoundError:
             return None
         except DamagedFile as error:
@@ -324,27 +319,34 @@ class Run:
         try:
             if folder.is_symlink():
                 raise DamagedFile("is in a linked folder")
-            return _read_counts(path, shape)
+            return _read_counts(path, shape, self.run_id)
         except FileNotFoundError:
             raise RunError(
                 f"run {self.run_id} has no flip counts of site {site!r} yet: they are written when "
                 "a run stops, for weight sites only"
             ) from None
         except DamagedFile as error:
+            text = f"left out {path}: {error}"
+            self.warnings += [text] if text not in self.warnings else []
             raise RunError(
                 f"cannot read {path}: it {error}; restore the file from a copy"
             ) from error
 
 
-def _read_counts(path: Path, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+def _read_counts(path: Path, shape: tuple[int, ...], run_id: str) -> dict[str, np.ndarray]:
     size = int(np.prod(shape, dtype=object))
     if size > MAX_SITE_WEIGHTS:
         raise DamagedFile(f"claims {size} weights, at most {MAX_SITE_WEIGHTS} are read")
     with ArrayArchive(path, MAX_COUNTS_BYTES) as archive:
-        return {
+        check_owner(archive, run_id)
+        found = {
             name: archive.read(name, np.dtype(kind), () if name == "steps" else shape)
             for name, kind in COUNT_ARRAYS.items()
         }
+    signs = all(np.isin(found[name], (-1, 1)).all() for name in ("first_sign", "last_sign"))
+    if not signs or (found["gross"] < 0).any() or (found["late"] < -1).any() or found["steps"] < 0:
+        raise DamagedFile("holds counts or signs that cannot be")
+    return found
 
 
 def load_run(path: str | Path, *, columns: Sequence[str] | None = None) -> Run:
@@ -352,18 +354,16 @@ def load_run(path: str | Path, *, columns: Sequence[str] | None = None) -> Run:
 
     Args:
         path: The run folder.
-        columns: Measures that `sites` shall have; None means all.
+        columns: Measures that `sites` shall have, of the catalogue or the run's own; None means all.
 
     Returns:
-        The run. Each part that is damaged is left out and named in a RunWarning and in `warnings`.
+        The run. Each part that is damaged or of another run is left out, each value outside its measure's range is
+        taken as missing; both are named in a RunWarning and in `warnings`.
 
     Raises:
         RunError: If there is no run, its run.json is damaged or it has another schema version.
-        ConfigError: If a column is not in SITE_METRICS.
+        ConfigError: If a column is neither in SITE_METRICS nor one of the run's own.
     """
-    for name in columns or ():
-        if name not in SITE_METRICS:
-            raise ConfigError(unknown_name("site measure", name, SITE_METRICS))
     folder = Path(path)
     return Run(folder, read_info(folder), columns)
 

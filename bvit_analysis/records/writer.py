@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
-import weakref
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, final
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from bvit_analysis.errors import ConfigError, RunError, unknown_name
 from bvit_analysis.files import (
@@ -26,37 +22,25 @@ from bvit_analysis.files import (
     write_fault,
     write_json_atomic,
 )
-from bvit_analysis.processes import process_start
+from bvit_analysis.processes import Lock, process_start
 from bvit_analysis.records.arrays import encode_arrays
 from bvit_analysis.records.attention import AttentionExamples, write_attention
+from bvit_analysis.records.declaration import declare, declared_in, own_measures, schemas_with
 from bvit_analysis.records.format import (
     COUNT_ARRAYS,
     SCHEMA_VERSION,
-    SCHEMAS,
     STATES,
     check_name,
     check_sites,
     counts_file,
 )
-from bvit_analysis.records.lock import release_lock, take_lock
-from bvit_analysis.records.parts import (
-    PART_BYTES,
-    Chunk,
-    chunk_of,
-    encode_part,
-    part_number,
-    part_paths,
-    read_part,
-    table_of,
-)
+from bvit_analysis.records.lock import remove_leftovers, take_lock
+from bvit_analysis.records.measure import Measure
 from bvit_analysis.records.reader import read_info
+from bvit_analysis.records.store import PartStore, set_aside
 
 SEAL_SECONDS = 10.0
 "Rows wait in memory no longer than about this before they are stored."
-MERGE_PARTS = 256
-"So many small parts of a kind are merged into one, to keep a long run quick to open."
-
-_SUPERSEDED = re.compile(r"superseded-(\d+)")
 
 
 @final
@@ -68,7 +52,13 @@ class RunWriter:
     """
 
     def __init__(
-        self, run_dir: str | Path, *, info: Mapping[str, Any], resume_step: int | None = None
+        self,
+        run_dir: str | Path,
+        *,
+        info: Mapping[str, Any],
+        resume_step: int | None = None,
+        measures: Iterable[Measure] = (),
+        lock: Lock | None = None,
     ) -> None:
         """Make the folder and its run.json, or go on with one.
 
@@ -79,10 +69,14 @@ class RunWriter:
                 used when a run goes on: run.json is written once.
             resume_step: Go on with the run there after this step; rows of later steps are set
                 aside in `<kind>/superseded-<attempt>/`, never deleted. -1 sets all aside.
+            measures: What the catalogue of records.columns lacks and this run holds; each becomes a
+                column of `sites`, and run.json says what it is. When a run goes on, those that it
+                began with.
+            lock: Of the folder, from take_lock(), if the caller has it already; it is given up at the end.
 
         Raises:
-            ConfigError: If the run's name is not allowed or its sites are malformed; nothing is
-                written then.
+            ConfigError: If the run's name is not allowed, its sites are malformed, or a measure
+                cannot be declared or differs from those the run began with; nothing is written then.
             RunError: If another process writes there, a run is there and resume_step is not given,
                 or the folder cannot be written.
         """
@@ -92,15 +86,8 @@ class RunWriter:
             check_sites(plain(info.get("sites", [])))
         except DamagedFile as error:
             raise ConfigError(f"info of run {run_id!r} {error}") from error
-        try:
-            self.run_dir.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise write_fault(self.run_dir, 0, error) from error
-        lock, text = take_lock(self.run_dir)
-        self._release = weakref.finalize(self, release_lock, lock, text, os.getpid())
-        self._buffers: dict[str, list[tuple[int, Chunk]]] = {kind: [] for kind in SCHEMAS}
-        self._fresh: dict[str, list[Path]] = {kind: [] for kind in SCHEMAS}
-        self._next = dict.fromkeys(SCHEMAS, 0)
+        self._own = own_measures(measures)
+        self._lock = lock or take_lock(self.run_dir)
         self._closed = False
         self._pid_started = process_start(os.getpid())
         self._state = "running"
@@ -108,13 +95,17 @@ class RunWriter:
         self._error: str | None = None
         self._step = max(0, resume_step or 0)
         try:
-            self._prepare()
-            if (self.run_dir / "run.json").exists():
+            goes_on = (self.run_dir / "run.json").exists()
+            if goes_on:
                 if resume_step is None:
                     raise RunError(
                         f"{self.run_dir} already holds a run; resume it, or choose another folder"
                     )
-                read_info(self.run_dir)
+                run_id = self._check_declared(read_info(self.run_dir))
+            self.run_id = run_id
+            self._store = PartStore(self.run_dir, run_id, schemas_with(self._own))
+            self._prepare()
+            if goes_on and resume_step is not None:
                 self._supersede(resume_step)
             else:
                 self._write_info(run_id, info)
@@ -123,16 +114,16 @@ class RunWriter:
             }
             self.write_status("running", self._step)
         except OSError as error:
-            self._release()
+            self._lock.release()
             place = self.run_dir if error.filename is None else Path(error.filename)
             raise write_fault(place, 0, error) from error
         except DamagedFile as error:
-            self._release()
+            self._lock.release()
             raise RunError(
                 f"cannot write to {self.run_dir}: a folder in it {error}; choose another"
             ) from error
         except BaseException:
-            self._release()
+            self._lock.release()
             raise
         self._sealed_at = time.monotonic()
 
@@ -151,49 +142,35 @@ class RunWriter:
             "costs": [],
         }
         record.update({key: value for key, value in info.items() if key != "schema_version"})
-        record["run_id"] = run_id
+        record |= {"run_id": run_id, **declare(self._store.schemas, self._own)}
         write_json_atomic(self.run_dir / "run.json", plain(record))
 
+    def _check_declared(self, info: Mapping[str, Any]) -> str:
+        """Refuse to go on with a run in other columns than it began with, and return its id."""
+        began, now = declared_in(info).own, {one.name: one for one in self._own}
+        if began != now:
+            differ = sorted(name for name in {*began, *now} if began.get(name) != now.get(name))
+            raise ConfigError(
+                f"run {self.run_dir} began with other measures of its own ({', '.join(differ)} differ); resume it with"
+                " the instruments that it began with"
+            )
+        return str(info["run_id"])
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """What this run declares beside the catalogue's measures, by column."""
+        return {one.name: one for one in self._own}
+
     def _prepare(self) -> None:
-        for kind in SCHEMAS:
-            folder = self.run_dir / kind
-            folder.mkdir(exist_ok=True)
-            names = [*folder.glob("part-*"), *folder.glob("superseded-*/part-*")]
-            self._next[kind] = 1 + max((part_number(path) for path in names), default=-1)
+        self._store.prepare()
         (self.run_dir / "counts").mkdir(exist_ok=True)
-        # Only the owner of the lock may do this: these are what a killed writer left half done.
-        for leftover in [*self.run_dir.glob(".*.tmp"), *self.run_dir.glob("*/.*.tmp")]:
-            leftover.unlink(missing_ok=True)
+        remove_leftovers(self.run_dir)
 
     def _supersede(self, step: int) -> None:
-        found = [_SUPERSEDED.fullmatch(path.name) for path in self.run_dir.glob("*/superseded-*")]
-        attempt = 1 + max((int(match.group(1)) for match in found if match), default=0)
-        for kind in SCHEMAS:
-            for part in part_paths(self.run_dir, kind):
-                try:
-                    table = read_part(part, kind)
-                except DamagedFile:
-                    continue  # stays where it is, and the reader names it
-                kept = table.filter(pc.less_equal(table.column("step"), step))
-                if len(kept) == len(table):
-                    continue
-                # First the copy, then the move: a crash between them leaves rows twice, never less.
-                if len(kept):
-                    self._write_part(kind, kept)
-                self._set_aside(part, self.run_dir / kind / f"superseded-{attempt}")
+        attempt = self._store.supersede(step)
         result = self.run_dir / "result.json"
         if result.exists():
-            self._set_aside(result, self.run_dir / "scalars" / f"superseded-{attempt}")
-
-    def _set_aside(self, path: Path, folder: Path) -> None:
-        folder.mkdir(exist_ok=True)
-        path.replace(folder / path.name)
-
-    def _write_part(self, kind: str, table: pa.Table) -> None:
-        path = self.run_dir / kind / f"part-{self._next[kind]:06d}.parquet"
-        write_bytes_atomic(path, encode_part(kind, table))
-        self._next[kind] += 1
-        self._fresh[kind].append(path)
+            set_aside(result, self.run_dir / "scalars" / f"superseded-{attempt}")
 
     @property
     def step(self) -> int:
@@ -216,12 +193,9 @@ class RunWriter:
             raise RunError(
                 f"the writer of {self.run_dir} is closed; open a new one with resume_step"
             )
-        if kind not in SCHEMAS:
-            raise ConfigError(unknown_name("kind of rows", kind, SCHEMAS))
-        rows, chunk = chunk_of(kind, columns)
-        if rows:
-            self._buffers[kind].append((rows, chunk))
-            self._step = max(self._step, int(chunk["step"][-1]))
+        step = self._store.append(kind, columns)
+        if step is not None:
+            self._step = max(self._step, step)
         if time.monotonic() - self._sealed_at >= SEAL_SECONDS:
             self.seal()
             self.write_status(self._state, self._step)
@@ -233,40 +207,7 @@ class RunWriter:
             RunError: If the disk is full or fails; the rows stay in memory and can be sealed again.
         """
         self._sealed_at = time.monotonic()
-        for kind, chunks in self._buffers.items():
-            if chunks:
-                table = table_of(kind, chunks)
-                rows = max(1, min(len(table), len(table) * PART_BYTES // max(1, table.nbytes)))
-                for start in range(0, len(table), rows):
-                    self._write_part(kind, table.slice(start, rows))
-                chunks.clear()
-            if len(self._fresh[kind]) >= MERGE_PARTS:
-                self._merge(kind, self._fresh[kind])
-                self._fresh[kind] = []
-
-    def _merge(self, kind: str, parts: list[Path]) -> None:
-        group: list[tuple[Path, pa.Table]] = []
-        for part in parts:
-            try:
-                table = read_part(part, kind)
-            except (DamagedFile, FileNotFoundError):
-                continue  # stays where it is, and the reader names it
-            if sum(other.nbytes for _, other in group) + table.nbytes > PART_BYTES:
-                self._replace_by_one(kind, group)
-                group = []
-            group.append((part, table))
-        self._replace_by_one(kind, group)
-
-    def _replace_by_one(self, kind: str, group: list[tuple[Path, pa.Table]]) -> None:
-        if len(group) < 2:
-            return
-        # The sum is stored before its parts go; rows seen twice meanwhile are one row.
-        try:
-            self._write_part(kind, pa.concat_tables([table for _, table in group]))
-        except RunError:
-            return  # there is no room for it; the parts hold every row as they are
-        for part, _ in group:
-            part.unlink(missing_ok=True)
+        self._store.seal()
 
     def write_status(
         self, state: str, step: int, total_steps: int | None = None, error: str | None = None
@@ -285,11 +226,14 @@ class RunWriter:
         """
         if state not in STATES:
             raise ConfigError(unknown_name("state of a run", state, STATES))
+        if state == "finished":
+            self.seal()  # who reads that has every row, even if this process is killed now
         self._state, self._step = state, int(step)
         self._total_steps = self._total_steps if total_steps is None else int(total_steps)
         self._error = error if error is not None or state == "running" else self._error
         status = {
             "schema_version": SCHEMA_VERSION,
+            "run_id": self.run_id,
             "state": state,
             "step": self._step,
             "total_steps": self._total_steps,
@@ -308,7 +252,8 @@ class RunWriter:
             RunError: If they cannot be stored.
         """
         write_json_atomic(
-            self.run_dir / "result.json", {"schema_version": SCHEMA_VERSION, **result}
+            self.run_dir / "result.json",
+            {"schema_version": SCHEMA_VERSION, "run_id": self.run_id, **result},
         )
 
     def write_counts(
@@ -340,7 +285,7 @@ class RunWriter:
                 )
             arrays[name] = np.ascontiguousarray(array, dtype).reshape(array.shape)
         name = counts_file(self.site_ids[site], site)
-        write_bytes_atomic(self.run_dir / "counts" / name, encode_arrays(arrays))
+        write_bytes_atomic(self.run_dir / "counts" / name, encode_arrays(arrays, self.run_id))
 
     def write_attention(self, examples: AttentionExamples) -> None:
         """Store what attention did with a few images, replacing what was stored before.
@@ -349,7 +294,7 @@ class RunWriter:
             ConfigError: If the maps are more than is read again.
             RunError: If they cannot be stored.
         """
-        write_attention(self.run_dir, examples)
+        write_attention(self.run_dir, examples, self.run_id)
 
     def close(self, *, compact: bool = True) -> None:
         """Store what waits, merge small parts and give the folder up; a second call does nothing.
@@ -370,10 +315,9 @@ class RunWriter:
             if self._state == "running":
                 self.write_status("interrupted", self._step)
             if compact:
-                for kind in SCHEMAS:
-                    self._merge(kind, part_paths(self.run_dir, kind))
+                self._store.compact()
         finally:
-            self._release()
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self

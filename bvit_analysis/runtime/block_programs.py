@@ -21,29 +21,23 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 from torch.nn.modules import module as torch_module
 
+from bvit_analysis.packed.bits import words_of
 from bvit_analysis.runtime.kernels import products as kernels
-from bvit_analysis.runtime.kernels.programs import (
-    ELSEWHERE,
-    Program,
-    Scores,
-    Workspace,
-    address,
-    norm_agrees,
-)
+from bvit_analysis.runtime.kernels.memory import INPUT, Address, Workspace, start_of
+from bvit_analysis.runtime.kernels.programs import Program, Scores, norm_agrees
 from bvit_analysis.runtime.layer_programs import (
     LINEARS,
     SIGNS,
-    WRITABLE_SHIFTS,
     Scratch,
     why_not_linear,
-    words_of,
+    why_not_shifts,
     write_input,
     write_linear,
 )
 from bvit_analysis.runtime.layers import PackedAttention, PackedLinear
 
 NORMS, ATTENTION = "norms", "attention products"
-"Parts of the network that the time of an operation is booked on, beside SIGNS and LINEARS."
+"Labels that the time of an operation is booked on, beside SIGNS and LINEARS."
 
 _NOTHING = (nn.Identity, nn.Dropout)
 
@@ -94,9 +88,9 @@ def _reasons(block: nn.Module, tried: dict[tuple[object, ...], bool]) -> Iterato
             yield "a linear that is not packed"
         elif (reason := why_not_linear(linear)) is not None:
             yield reason
-    kinds = {type(sign.shift) for sign in (attention.q_sign, attention.k_sign, attention.v_sign)}
-    if len(kinds) > 1 or not kinds <= set(WRITABLE_SHIFTS):
-        yield f"attention with shifts of type {', '.join(sorted(kind.__name__ for kind in kinds))}"
+    signs = (attention.q_sign, attention.k_sign, attention.v_sign)
+    if (reason := why_not_shifts([sign.shift for sign in signs])) is not None:
+        yield f"attention with {reason}"
 
 
 def _norm_agrees(norm: nn.LayerNorm) -> bool:
@@ -180,29 +174,29 @@ class BlockProgram:
         """Run all blocks on x (B, N, C), and write the result into out (B, N, C), contiguous, which may be x itself."""
         if out is not x:
             np.copyto(out, x)
-        with self._placed(out):
+        with self._bound(out):
             self.program.run(self._settle)
 
     def timed(self, x: ndarray) -> dict[str, float]:
-        """Run all blocks on x (B, N, C) operation by operation; return the seconds of each part."""
-        with self._placed(x.copy()):
+        """Run all blocks on x (B, N, C) operation by operation; return the seconds of each label."""
+        with self._bound(x.copy()):
             seconds = self.program.timed(self._settle)
-        parts = dict.fromkeys((NORMS, SIGNS, LINEARS, ATTENTION), 0.0)
+        labelled = dict.fromkeys((NORMS, SIGNS, LINEARS, ATTENTION), 0.0)
         for label, own in zip(self.program.labels, seconds, strict=True):
-            parts[label] += own
-        return parts
+            labelled[label] += own
+        return labelled
 
     @contextmanager
-    def _placed(self, x: ndarray) -> Iterator[None]:
+    def _bound(self, x: ndarray) -> Iterator[None]:
         """Let the program work on x (B, N, C), contiguous, in place."""
-        self.program.place(ELSEWHERE, address(x))
-        with self._space.there() as where:
-            self.program.place_workspace(where)
+        self.program.bind({INPUT: start_of(x)})
+        with self._space.there() as moved:
+            self.program.bind(moved)
             yield
 
     def _write(self, block: Any) -> None:
         attention = block.attn
-        wide, h, x = self._wide, self._h, ELSEWHERE
+        wide, h, x = self._wide, self._h, Address(0, INPUT)
         self._norm(block.norm1, x, h)
         self._linear(attention.qkv, h, wide)
         self._attention(attention)
@@ -213,12 +207,13 @@ class BlockProgram:
         self._linear(block.mlp.fc1, h, wide)
         self._linear(block.mlp.fc2, wide, x, residual=x)
 
-    def _norm(self, norm: nn.LayerNorm, x: int, out: int) -> None:
+    def _norm(self, norm: nn.LayerNorm, x: Address, out: Address) -> None:
         weight, bias = norm.weight.detach().numpy(), norm.bias.detach().numpy()
-        eps = np.array([norm.eps], np.float32)
-        self.program.norm(x, out, self.images * self.tokens, weight, bias, eps, NORMS)
+        self.program.norm(x, out, self.images * self.tokens, weight, bias, norm.eps, NORMS)
 
-    def _linear(self, layer: PackedLinear, x: int, out: int, *, residual: int = 0) -> None:
+    def _linear(
+        self, layer: PackedLinear, x: Address, out: Address, *, residual: Address | None = None
+    ) -> None:
         write_linear(self.program, self._scratch, layer, x, out, residual=residual)
 
     def _attention(self, layer: PackedAttention) -> None:
@@ -230,18 +225,17 @@ class BlockProgram:
         source = write_input(self.program, self._scratch, self._wide, shifts, channels, 3 * heads)
         self.program.sign(source, rows, SIGNS)
         width = heads * words_of(head_dim)
-        starts = [self._scratch.packed + 8 * width * part for part in range(3)]
+        q, k, v = (self._scratch.packed + 8 * width * number for number in range(3))
         bits = layer.probabilities
         score_scale, value_scale = bits.score_scale.numpy(), layer.value_scale.numpy()
         level = None if bits.level is None else bits.level.numpy()
         margin = kernels.tie_margin(score_scale, level, head_dim, self.tokens)
         rules = kernels.rules_of(score_scale, level, head_dim)
-        scores = Scores(*rules, kernels.lanes_of(value_scale), np.array([margin]))
+        scores = Scores(*rules, kernels.lanes_of(value_scale), margin)
         if level is not None:
             self._doubts[len(self.program.labels)] = _Doubt(head_dim, value_scale, bits.exact)
         self.program.attend(
-            (starts[0], starts[1], starts[2]), 3 * width, self.images, self.tokens, head_dim, scores, self._h,
-            self._near, ATTENTION,
+            (q, k, v), 3 * width, self.images, self.tokens, head_dim, scores, self._h, self._near, ATTENTION,
         )  # fmt: skip
 
     def _settle(self, number: int) -> None:
@@ -251,5 +245,5 @@ class BlockProgram:
         out = self._space.view(self._h, np.float32, rows, heads * doubt.head_dim)
         near = self._space.view(self._near, np.bool_, self.images, heads, self.tokens)
         words = self._space.view(self._scratch.packed, np.uint64, rows, 3, width)
-        q, k, v = (words[:, part] for part in range(3))
+        q, k, v = (words[:, number] for number in range(3))
         kernels.settle(out, near, q, k, v, doubt.head_dim, doubt.value_scale, doubt.exact)

@@ -11,24 +11,24 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.runtime.block_programs import BlockProgram, Untouched, why_not
-from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
 from bvit_analysis.runtime.kernels.threads import thread_count, threads_are_lent
 from bvit_analysis.runtime.layer_programs import empty
 from bvit_analysis.runtime.layers import PackedLinear
+from bvit_analysis.runtime.program_pool import HoldsPrograms, ProgramPool
 
 CHUNK_BYTES = 3 * 2**20
 "Of a chunk's widest activation: 2 images of a DeiT-S at 224 pixels; more are hardly faster, and take more memory."
-_SPARE = 2  # programs that are kept for the next call
+_SPARE = 2  # programs that wait for the next call
 
 
 class PackedBlocks(HoldsPrograms, nn.Sequential):
-    """Run all blocks on a part of the batch, then on the next; images do not meet in a block, so no result changes.
+    """Run all blocks on a chunk of the batch, then on the next; images do not meet in a block, so no result changes.
 
     With compiled kernels all blocks are one program, unless it cannot be written (`by_layer` says why) or somebody
     watches a layer: then the modules run one by one, with the same result to the bit.
 
     Args:
-        blocks: The blocks, in order; kept under the names 0, 1, ...
+        blocks: The blocks, in order; their names are 0, 1, ...
 
     Shape:
         Input and output (B, N, C), float32, on the CPU.
@@ -42,7 +42,7 @@ class PackedBlocks(HoldsPrograms, nn.Sequential):
         self.forget()
 
     def forget(self) -> None:
-        self._programs: KeptPrograms[BlockProgram] = KeptPrograms(_SPARE)
+        self._programs: ProgramPool[BlockProgram] = ProgramPool(_SPARE)
         self._untouched: Untouched | None = None
 
     def choose(self, backend: str) -> None:
@@ -63,7 +63,7 @@ class PackedBlocks(HoldsPrograms, nn.Sequential):
         return max(1, CHUNK_BYTES // (4 * self.widest * max(1, tokens)))
 
     def timed(self, x: Tensor) -> dict[str, float]:
-        """Run the program of one chunk of x (B, N, C) operation by operation; return the seconds of each part."""
+        """Run the program of one chunk of x (B, N, C) operation by operation; return the seconds of each label."""
         assert self.by_layer is None
         chunk = x[: self.images_at_once(x.shape[1])].contiguous()
         with self._program(chunk) as program:
@@ -78,14 +78,14 @@ class PackedBlocks(HoldsPrograms, nn.Sequential):
     def _run(self, x: Tensor, size: int) -> Tensor:
         # Lent threads say that PackedModel calls, and nobody else has x.
         out = x if threads_are_lent() else empty(*x.shape)
-        parts = [(x, out)]
+        pairs = [(x, out)]
         if len(x) > size:
             chunks = x.split(size)
-            parts = list(zip(chunks, chunks if out is x else out.split(size), strict=True))
-        for chunk, place in parts:
+            pairs = list(zip(chunks, chunks if out is x else out.split(size), strict=True))
+        for chunk, target in pairs:
             with self._program(chunk) as program:
                 source = chunk.numpy()
-                program.run(source, source if place is chunk else place.numpy())
+                program.run(source, source if target is chunk else target.numpy())
         return out
 
     def _program(self, x: Tensor) -> AbstractContextManager[BlockProgram]:

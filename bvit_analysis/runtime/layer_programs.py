@@ -6,32 +6,22 @@ Shape letters: B images, N tokens, M = B N rows, C channels, I inputs, O outputs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import torch
 from numpy import ndarray
 from torch import Tensor, nn
 
-from bvit_analysis.layers.shift import StaticShift, TokenMeanShift
-from bvit_analysis.runtime.kernels import operations as op
-from bvit_analysis.runtime.kernels.programs import (
-    ELSEWHERE,
-    OUTSIDE,
-    Input,
-    Program,
-    Workspace,
-    constant,
-    finish_of,
-)
-
-if TYPE_CHECKING:
-    from bvit_analysis.runtime.layers import PackedLinear
+from bvit_analysis.errors import UnsupportedModelError
+from bvit_analysis.layers.shift import Shift
+from bvit_analysis.packed.bits import words_of
+from bvit_analysis.runtime.kernels.memory import INPUT, OUTPUT, Address, Workspace
+from bvit_analysis.runtime.kernels.operations import BLOCK, Input
+from bvit_analysis.runtime.kernels.programs import Program, Shortcut, constant, finish_of
 
 SIGNS, LINEARS = "shifts, signs", "block linears"
-"Parts of the network that the time of an operation is booked on; a linear's own sign is in its time."
-
-WRITABLE_SHIFTS = (nn.Identity, StaticShift, TokenMeanShift)
+"Labels that the time of an operation is booked on; a linear's own sign is in its time."
 
 
 def empty(*shape: int) -> Tensor:
@@ -43,12 +33,40 @@ def empty(*shape: int) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
-def words_of(channels: int) -> int:
-    """Return the words that a row of bits takes."""
-    return -(-channels // 64)
+class _HasShift(Protocol):
+    @property
+    def shift(self) -> Shift: ...
 
 
-def averaged_parts(layer: PackedLinear) -> int | None:
+class LinearTensors(Protocol):
+    """What a program needs to know of a linear layer: PackedLinear has it.
+
+    `words` (W, O) int64 are the signs of its weight, `scale`, `bias`, `slope` and `zeta` (O,) finish the product.
+    """
+
+    @property
+    def in_features(self) -> int: ...
+    @property
+    def out_features(self) -> int: ...
+    @property
+    def shortcut(self) -> bool: ...
+    @property
+    def activation(self) -> nn.Module | None: ...
+    @property
+    def sign(self) -> _HasShift: ...
+    @property
+    def words(self) -> Tensor: ...
+    @property
+    def scale(self) -> Tensor: ...
+    @property
+    def bias(self) -> Tensor | None: ...
+    @property
+    def slope(self) -> Tensor | None: ...
+    @property
+    def zeta(self) -> Tensor | None: ...
+
+
+def averaged_parts(layer: LinearTensors) -> int | None:
     """Return how many parts of the input a shortcut averages, 1 for none; None where the kernel cannot.
 
     The kernel adds parts one by one; torch adds many in another order.
@@ -57,14 +75,23 @@ def averaged_parts(layer: PackedLinear) -> int | None:
     return None if parts >= 16 or (parts > 1 and layer.out_features == 1) else parts
 
 
-def why_not_linear(layer: PackedLinear) -> str | None:
+def why_not_linear(layer: LinearTensors) -> str | None:
     """Return why a linear layer cannot be written as operations, None if it can."""
     if layer.activation is not None:
         return f"an activation of type {type(layer.activation).__name__}"
     if layer.shortcut and averaged_parts(layer) is None:
         return "a shortcut that is a mean of many parts"
-    if not isinstance(layer.sign.shift, WRITABLE_SHIFTS):
-        return f"a shift of type {type(layer.sign.shift).__name__}"
+    return why_not_shifts([layer.sign.shift])
+
+
+def why_not_shifts(shifts: list[Shift]) -> str | None:
+    """Return why shifts that act side by side cannot be written as operations, None if they can."""
+    forms = [shift.mean_form() for shift in shifts]
+    names = ", ".join(sorted({type(shift).__name__ for shift in shifts}))
+    if any(form is None for form in forms):
+        return f"a shift of type {names}"
+    if len({form.share is None for form in forms if form}) > 1:
+        return f"shifts of type {names} side by side"
     return None
 
 
@@ -74,11 +101,11 @@ class Scratch:
 
     images: int
     tokens: int
-    add: int
+    add: Address
     "(B, C) float32, C as large as needed."
-    packed: int
+    packed: Address
     "(M W,) uint64."
-    sums: int
+    sums: Address
     "(B ceil(N / BLOCK) C,) float64."
 
     @classmethod
@@ -91,7 +118,7 @@ class Scratch:
             tokens,
             space.take(np.float32, images * channels),
             space.take(np.uint64, images * tokens * words),
-            space.take(np.float64, images * -(-tokens // op.BLOCK) * channels),
+            space.take(np.float64, images * -(-tokens // BLOCK) * channels),
         )
 
     @property
@@ -103,32 +130,38 @@ class Scratch:
 def write_input(
     program: Program,
     scratch: Scratch,
-    x: int,
-    shifts: list[nn.Module],
+    x: Address,
+    shifts: list[Shift],
     channels: int,
     heads: int = 1,
 ) -> Input:
-    """Write what shifts of one type, each of its share of the channels, add to x (M, C); return how to read x."""
+    """Write what shifts, each of its share of the channels, add to x (M, C); return how to read x.
+
+    The shifts are such that why_not_shifts() has nothing against them.
+    """
     packed = scratch.packed
-    first = shifts[0]
-    if isinstance(first, TokenMeanShift):
-        bias, share = (
-            _joined([getattr(shift, name) for shift in shifts]) for name in ("bias", "share")
-        )
-        add = scratch.add
-        program.mean(
-            x, channels, scratch.images, scratch.tokens, bias, share, scratch.sums, add, SIGNS
-        )
-        return Input(x, channels, channels, add, scratch.tokens, packed, heads)
-    if isinstance(first, StaticShift):
-        constants = _joined([shift.bias for shift in shifts if isinstance(shift, StaticShift)])
-    else:
-        constants = constant(channels, -0.0)
-    return Input(x, channels, channels, program.keep(constants), scratch.rows, packed, heads)
+    forms = [form for shift in shifts if (form := shift.mean_form()) is not None]
+    own = channels // len(forms)
+    # -0.0 is the one number that adds nothing to any other, to the sign of zero
+    bias = _joined(
+        [constant(own, -0.0) if form.bias is None else _vector(form.bias, own) for form in forms]
+    )
+    shares = [_vector(form.share, own) for form in forms if form.share is not None]
+    if not shares:
+        return Input(x, channels, channels, program.keep(bias), scratch.rows, packed, heads)
+    add, share = scratch.add, _joined(shares)
+    program.mean(x, channels, scratch.images, scratch.tokens, bias, share, scratch.sums, add, SIGNS)
+    return Input(x, channels, channels, add, scratch.tokens, packed, heads)
 
 
 def write_linear(
-    program: Program, scratch: Scratch, layer: PackedLinear, x: int, out: int, *, residual: int = 0
+    program: Program,
+    scratch: Scratch,
+    layer: LinearTensors,
+    x: Address,
+    out: Address,
+    *,
+    residual: Address | None = None,
 ) -> None:
     """Write a linear layer of x (M, I) into out (M, O), which may be the residual that is added to it."""
     scale, bias, slope, zeta = (
@@ -136,11 +169,14 @@ def write_linear(
         for vector in (layer.scale, layer.bias, layer.slope, layer.zeta)
     )
     assert scale is not None
-    finish = finish_of(layer.out_features, scale, bias, slope, zeta)._replace(residual=residual)
+    shortcut: Shortcut | None = None
     if layer.shortcut:
         parts = averaged_parts(layer)
         assert parts is not None
-        finish = finish._replace(shortcut=x, parts=parts, inputs=layer.in_features)
+        shortcut = Shortcut(x, layer.in_features, parts)
+    finish = finish_of(
+        layer.out_features, scale, bias, slope, zeta, shortcut=shortcut, residual=residual
+    )
     source = write_input(program, scratch, x, [layer.sign.shift], layer.in_features)
     weight = layer.words.numpy().view(np.uint64)
     program.linear(source, scratch.rows, weight, finish, out, LINEARS)
@@ -158,23 +194,32 @@ class LinearProgram:
     """
 
     def __init__(
-        self, layer: PackedLinear, images: int, tokens: int, threads: int, *, times: int = 1
+        self, layer: LinearTensors, images: int, tokens: int, threads: int, *, times: int = 1
     ) -> None:
         self._program = Program(threads)
         inputs = layer.in_features
         self._space = Workspace()
         scratch = Scratch.sized(self._space, images, tokens, inputs, words_of(inputs))
         for _ in range(times):
-            write_linear(self._program, scratch, layer, ELSEWHERE, OUTSIDE)
+            write_linear(self._program, scratch, layer, Address(0, INPUT), Address(0, OUTPUT))
 
     def run(self, x: Tensor, out: Tensor) -> None:
         """Compute the layer of x (B, N, I), contiguous, into out (B, N, O)."""
-        self._program.place(ELSEWHERE, x.data_ptr())
-        self._program.place(OUTSIDE, out.data_ptr())
-        with self._space.there() as where:
-            self._program.place_workspace(where)
+        self._program.bind({INPUT: x.data_ptr(), OUTPUT: out.data_ptr()})
+        with self._space.there() as moved:
+            self._program.bind(moved)
             self._program.run()
 
 
-def _joined(vectors: list[Tensor]) -> ndarray:
-    return vectors[0].detach().numpy() if len(vectors) == 1 else torch.cat(vectors).detach().numpy()
+def _joined(vectors: list[ndarray]) -> ndarray:
+    return vectors[0] if len(vectors) == 1 else np.concatenate(vectors)
+
+
+def _vector(tensor: Tensor, channels: int) -> ndarray:
+    # a kernel reads memory: a vector that is too short would be read beyond its end
+    if tensor.shape != (channels,) or tensor.dtype != torch.float32:
+        raise UnsupportedModelError(
+            f"a shift's mean_form() must hold float32 vectors of {channels} channels, got {tensor.dtype} of"
+            f" {tuple(tensor.shape)}"
+        )
+    return tensor.detach().numpy()

@@ -1,7 +1,7 @@
 """Binary layers whose weights and signs are packed bits: inference on the CPU alone.
 
-Tensors in and out; between them numpy views of the same memory go through the kernels. What a shift adds is computed
-by torch with the operations of layers/shift.py, so that every sign decision is the simulated layer's, to the bit.
+Tensors in and out; between them numpy views of the same memory go through the kernels. What a shift adds, it says
+itself, so that every sign decision is the simulated layer's, to the bit.
 
 Shape letters: B batch, N tokens, M = B N rows, I inputs, O outputs, C channels, W words, h heads, d channels a head.
 """
@@ -15,20 +15,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
-from bvit_analysis.layers.shift import (
-    BinarySign,
-    BottleneckShift,
-    StaticShift,
-    TokenMeanShift,
-    token_mean,
-)
-from bvit_analysis.runtime.kept_programs import HoldsPrograms, KeptPrograms
+from bvit_analysis.layers.shift import BinarySign, Shift
+from bvit_analysis.packed.bits import bits_of_words
 from bvit_analysis.runtime.kernels import products as kernels
 from bvit_analysis.runtime.kernels.threads import thread_count
 from bvit_analysis.runtime.layer_programs import (
@@ -37,33 +30,32 @@ from bvit_analysis.runtime.layer_programs import (
     empty,
     why_not_linear,
 )
+from bvit_analysis.runtime.program_pool import HoldsPrograms, ProgramPool
 
-_SPARE = 2  # programs of a layer that are kept
+_SPARE = 2  # programs of a layer that wait for the next call
 
 Observer = Callable[[np.ndarray], None]
 "Is given the decisions of one call as booleans, for the parity certificate; None costs nothing."
 
 
-def added_by(shift: nn.Module, x: Tensor) -> np.ndarray | None:
-    """Return what a shift adds to x (B, N, C): (C,), (B, C), or None for nothing.
+def added_by(shift: Shift, x: Tensor) -> np.ndarray | None:
+    """Return what a shift adds to x (B, N, C): (C,), (B, C) or (B N, C), or None for nothing.
 
     Raises:
-        UnsupportedModelError: If the shift is of a type that is not known here.
+        UnsupportedModelError: If it adds something of another shape.
     """
-    if isinstance(shift, TokenMeanShift):
-        mean = token_mean(x).numpy()
-        learned = shift._parameters  # a module's own attribute look-up takes longer than the sums
-        with np.errstate(all="ignore"):  # an image that is not finite is no mistake here
-            return _array(learned["bias"]) - _array(learned["share"]) * mean
-    if isinstance(shift, nn.Identity):
+    added = shift.added(x)
+    if added is None:
         return None
-    if isinstance(shift, StaticShift):
-        return shift.bias.numpy()
-    if isinstance(shift, BottleneckShift):
-        hidden = functional.silu(functional.linear(x.mean(dim=1), shift.down))
-        return functional.linear(hidden, shift.up, shift.bias).numpy()
+    images, tokens, channels = x.shape
+    found, shape = added.detach().numpy(), tuple(added.shape)
+    if shape == (channels,):
+        return found
+    if shape in ((images, 1, channels), (images, tokens, channels)):
+        return found.reshape(-1, channels)
     raise UnsupportedModelError(
-        f"cannot pack a shift of type {type(shift).__name__}; supported are none, static, token_mean and bottleneck"
+        f"cannot pack a {type(shift).__name__} that adds {shape} to {tuple(x.shape)}; expected ({channels},),"
+        f" ({images}, 1, {channels}) or ({images}, {tokens}, {channels})"
     )
 
 
@@ -88,7 +80,7 @@ class PackedSign(nn.Module):
         self.observer: Observer | None = None
 
     def added(self, x: Tensor) -> np.ndarray:
-        """Return what the shift adds, with zeros for nothing: (B, C)."""
+        """Return what the shift adds, with zeros for nothing: (B, C), or (B N, C) where it differs from token to token."""
         added = added_by(self.shift, x)
         if added is None:
             return np.zeros((len(x), self.dim), np.float32)
@@ -102,11 +94,12 @@ class PackedSign(nn.Module):
 
     def forward(self, x: Tensor) -> np.ndarray:
         images, tokens, channels = x.shape
+        added = added_by(self.shift, x)
         # A chunk of q, k and v has rows with a stride of their own; view() joins B and N without a copy.
         words = kernels.sign_pack(
             x.view(images * tokens, channels).numpy(),
-            added_by(self.shift, x),
-            rows_per_image=tokens,
+            added,
+            rows_per_image=_rows_per_row(added, images, tokens),
             heads=self.heads,
             backend=self.backend,
         )
@@ -161,7 +154,7 @@ class PackedLinear(HoldsPrograms):
             self.register_buffer(name, None if value is None else value.detach().contiguous())
 
     def forget(self) -> None:
-        self._programs: KeptPrograms[LinearProgram] = KeptPrograms(_SPARE)
+        self._programs: ProgramPool[LinearProgram] = ProgramPool(_SPARE)
         self._by_kernel: bool | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,7 +209,7 @@ class PackedBits(nn.Module):
     """Hold what turns integer scores into bits: a score's scale and the level a per head.
 
     Args:
-        attention: The simulated attention.
+        attention: The simulated attention; a rule without a level_form() is refused.
     """
 
     score_scale: Tensor
@@ -227,8 +220,13 @@ class PackedBits(nn.Module):
         probabilities = attention.probabilities
         scale = attention.log_score_scale.exp() / math.sqrt(attention.head_dim)
         self.register_buffer("score_scale", scale.detach().flatten())
-        level = None if probabilities.kind == "boolean" else probabilities.scale().detach()
-        self.register_buffer("level", None if level is None else level.flatten())
+        form = probabilities.level_form()
+        if form is None:
+            raise UnsupportedModelError(
+                f"cannot pack attention by {probabilities.rule}: packed attention decides [softmax(scores) >= a/2] or"
+                " [scores >= 0] alone, and this rule has no level_form()"
+            )
+        self.register_buffer("level", None if form.level is None else form.level.flatten())
         self.observer: Observer | None = None
 
     def exact(self, scores: np.ndarray, head: np.ndarray) -> np.ndarray:
@@ -301,11 +299,13 @@ class PackedAttention(nn.Module):
             return [sign(x) for sign, x in zip(signs, (q, k, parts[2]), strict=True)]
         # One pass over all three, as if they were one layer of 3 h heads.
         images, tokens, channels = qkv.shape
-        added = [sign.added(x) for sign, x in zip(signs, parts, strict=True)]
+        each = [sign.added(x) for sign, x in zip(signs, parts, strict=True)]
+        rows = max(len(added) for added in each)
+        added = np.concatenate([np.repeat(a, rows // max(1, len(a)), axis=0) for a in each], axis=1)
         words = kernels.sign_pack(
             qkv.view(images * tokens, channels).numpy(),
-            np.concatenate(added, axis=1),
-            rows_per_image=tokens,
+            added,
+            rows_per_image=_rows_per_row(added, images, tokens),
             heads=3 * self.num_heads,
             backend=self.backend,
         )
@@ -383,13 +383,16 @@ def check_input(module: nn.Module, x: Tensor, channels: int) -> None:
         raise ConfigError(f"{name} takes (B, N, {channels}), got {tuple(x.shape)}")
 
 
+def _rows_per_row(added: np.ndarray | None, images: int, tokens: int) -> int:
+    """Return how many rows of x (B N, C) share a row of what is added."""
+    return 1 if added is not None and added.ndim == 2 and len(added) != images else tokens
+
+
 def _array(tensor: Tensor | None) -> Any:
     return None if tensor is None else tensor.numpy()
 
 
 def _unpacked(words: np.ndarray, channels: int, heads: int) -> np.ndarray:
-    each = channels // heads
-    raw = words.reshape(len(words), heads, words.shape[1] // heads)
-    raw = np.ascontiguousarray(raw, "<u8").view(np.uint8)
-    bits = np.unpackbits(raw, axis=-1, bitorder="little")[..., :each]
+    per_head = words.reshape(len(words), heads, words.shape[1] // heads)
+    bits = bits_of_words(per_head, channels // heads)
     return bits.reshape(len(words), channels).astype(bool)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bvit_analysis.config import Recipe
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.attention import BinaryAttention
 from bvit_analysis.layers.linear import BinaryLinear
@@ -74,9 +75,9 @@ class PackedModel(nn.Module):
         with torch.no_grad(), nullcontext() if size is None else lent_threads():
             if size is None or len(images) <= size:
                 return self.skeleton(images)
-            return self._in_parts(images, size)
+            return self._in_chunks(images, size)
 
-    def _in_parts(self, images: Tensor, size: int) -> Tensor:
+    def _in_chunks(self, images: Tensor, size: int) -> Tensor:
         """Compute features some images at a time, so that memory does not grow with the batch.
 
         The head takes the whole batch: torch adds in another order for another number of rows.
@@ -84,16 +85,16 @@ class PackedModel(nn.Module):
         vit: Any = self.skeleton
         features: Tensor | None = None
         for start in range(0, len(images), size):
-            part = vit.forward_features(images[start : start + size])
-            part = vit.forward_head(part, pre_logits=True)
+            chunk = vit.forward_features(images[start : start + size])
+            chunk = vit.forward_head(chunk, pre_logits=True)
             if features is None:
                 # once: small arrays that live on between large ones would keep their memory from being used again
-                features = torch.empty(len(images), *part.shape[1:])
-            features[start : start + size] = part
+                features = torch.empty(len(images), *chunk.shape[1:])
+            features[start : start + size] = chunk
         return vit.head(features)
 
     def _images_at_once(self) -> int | None:
-        """Return how many images a part of the batch has, None where only the whole may be computed."""
+        """Return how many images a chunk of the batch has, None where only the whole may be computed."""
         vit: Any = self.skeleton
         blocks = getattr(vit, "blocks", None)
         if not isinstance(blocks, PackedBlocks) or blocks.by_layer or not works_image_by_image(vit):
@@ -155,7 +156,9 @@ class PackedModel(nn.Module):
         return f"backend={self.backend}"
 
 
-def load_runtime(source: str | Path | nn.Module, *, backend: str | None = None) -> PackedModel:
+def load_runtime(
+    source: str | Path | nn.Module, *, backend: str | None = None, recipe: Recipe | None = None
+) -> PackedModel:
     """Load a packed file, or pack a simulated model in memory, for inference with XNOR and popcount.
 
     No binary weight is ever held as a float here: one of a file goes from its bytes to words of 64.
@@ -163,20 +166,22 @@ def load_runtime(source: str | Path | nn.Module, *, backend: str | None = None) 
     Args:
         source: What save_packed() wrote, or a binarized model in float32, which is left as it is.
         backend: 'numba', 'numpy' (slow, and equal to the bit), or None for the faster one that is installed.
+        recipe: The recipe of a packed file once more, where its shift or attention is of your own.
 
     Returns:
         A model in eval mode; its logits are those of the simulated model in eval mode.
 
     Raises:
         PackedFileError: If the file is damaged, foreign or of another version.
-        UnsupportedModelError: If the model has no binary linear layer.
+        UnsupportedModelError: If the model has no binary linear layer, or attention by a rule that packed attention cannot
+            hold.
         ConfigError: If the backend is unknown, or the model is not in float32.
     """
     backend = kernels.choose_backend(backend)  # before any work: an unknown name is a mistake
     if isinstance(source, nn.Module):
         skeleton, weights = _from_model(source)
     else:
-        skeleton, weights = _from_file(source)
+        skeleton, weights = _from_file(source, recipe)
     return PackedModel(_pack_layers(skeleton, weights), backend=backend)
 
 
@@ -209,10 +214,10 @@ def _from_model(model: nn.Module) -> tuple[nn.Module, Weights]:
     return copy.deepcopy(model, shared).eval(), weights
 
 
-def _from_file(path: str | Path) -> tuple[nn.Module, Weights]:
+def _from_file(path: str | Path, recipe: Recipe | None) -> tuple[nn.Module, Weights]:
     """Build the skeleton of a packed file, whose block weights stay on the meta device."""
     file = read_packed(path)
-    skeleton = build_skeleton(file)
+    skeleton = build_skeleton(file, recipe)
     skeleton.load_state_dict(file.take_float_tensors(), strict=False, assign=True)
     return skeleton.eval(), _weights(file, skeleton)
 

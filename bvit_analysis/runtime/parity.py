@@ -96,6 +96,7 @@ def certify_packed(
     *,
     reference: nn.Module | None = None,
     backend: str | None = None,
+    recipe: Recipe | None = None,
     batch_size: int = 50,
     progress: Callable[[int], None] | None = None,
 ) -> Certificate:
@@ -107,12 +108,13 @@ def certify_packed(
         reference: The model that was packed; by default the file's own simulated model. With 'float16' it must be
             the default, as what is not binary was rounded.
         backend: As for load_runtime().
+        recipe: As for load_runtime().
         batch_size: Images a forward pass.
         progress: Called with the number of images done after each batch.
     """
-    runtime = load_runtime(path, backend=backend)
+    runtime = load_runtime(path, backend=backend, recipe=recipe)
     certificate = parity_certificate(
-        load_packed(path) if reference is None else reference,
+        load_packed(path, recipe=recipe) if reference is None else reference,
         runtime,
         images,
         batch_size,
@@ -123,7 +125,12 @@ def certify_packed(
 
 
 def certify_run(
-    run_dir: str | Path, path: str | Path, count: int, *, backend: str | None = None
+    run_dir: str | Path,
+    path: str | Path,
+    count: int,
+    *,
+    backend: str | None = None,
+    recipe: Recipe | None = None,
 ) -> Certificate:
     """Certify the packed file of a run on the first `count` test images of its data set, and store the certificate.
 
@@ -141,8 +148,9 @@ def certify_run(
     return certify_packed(
         path,
         (images for images, _ in batches),
-        reference=None if rounded else model_of_run(run_dir)[0],
+        reference=None if rounded else model_of_run(run_dir, recipe)[0],
         backend=backend,
+        recipe=recipe,
     )
 
 

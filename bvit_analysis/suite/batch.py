@@ -24,6 +24,7 @@ from bvit_analysis.files import DamagedFile, read_json
 from bvit_analysis.outputs import FRAMES
 from bvit_analysis.processes import is_gone, process_start
 from bvit_analysis.records import write_json_atomic
+from bvit_analysis.suite.cluster import CLAIM, MARKER, ClusterRunner
 from bvit_analysis.suite.estimation import ASSUMED_S, BatchEstimate, estimate_batch
 from bvit_analysis.suite.execution import POLL_S, Limits, record, threads_each
 from bvit_analysis.suite.jobs import (
@@ -167,6 +168,7 @@ def execute(
     at_once = jobs_at_once or 2
     limits = Limits(cell_timeout_s=cell_timeout_s, limit_s=limit_s, threads=threads_each(at_once))
     with _lock(out):
+        _remove_leftovers(out)
         batch = _Batch(jobs, out, at_once=at_once, progress=progress)
         batch.keep()
         if batch.waiting:
@@ -336,11 +338,16 @@ def _runner(
 ) -> Runner:
     if cluster is None:
         return LocalRunner(batch.out, limits, at_once=at_once or 2)
-    from bvit_analysis.suite.cluster import ClusterRunner
-
     return ClusterRunner(
         cluster, batch.out, limits, jobs=batch.waiting, at_once=at_once, resources=resources
     )
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a batch that was killed has left in the folder; the states of its notebooks stay."""
+    for pattern in (".*.tmp", "*/.*.tmp", f"{MARKER}*", f"*/{CLAIM}*"):
+        for path in out.glob(pattern):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

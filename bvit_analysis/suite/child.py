@@ -7,6 +7,7 @@ kernel as completed; so each way to end is told apart here, by what was raised a
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,7 @@ EXECUTING = ".executing.ipynb"
 
 
 def run_job(work: str) -> None:
-    """Execute the notebook that a folder's ``job.json`` orders; the entry point of the child process."""
+    """Execute the notebook that a folder's ``job.json`` orders; all that the child process does."""
     folder = Path(work)
     order = json.loads((folder / "job.json").read_text(encoding="utf-8"))
     result = _run_notebook(order, folder)
@@ -104,3 +105,7 @@ def _not_a_template(path: str) -> str:
 def one_line(text: str) -> str:
     """Return a text as one line of at most 300 characters."""
     return " ".join(text.split())[:300]
+
+
+if __name__ == "__main__":
+    run_job(sys.argv[1])

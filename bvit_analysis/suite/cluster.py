@@ -35,7 +35,8 @@ INSTALL_CLUSTER = "pip install 'bvit_analysis[cluster]'"
 CONNECT_S = 15.0
 NO_WORKER_S = 60.0
 "A cluster without any worker for so long is given up, seconds."
-_CLAIM = ".begun-"
+CLAIM, MARKER = ".begun-", ".shared-"
+"How names of files begin by which a worker takes an order, and sees that whoever gave it waits."
 _LOST = "the worker that executed it was lost; start the batch again to execute it"
 
 
@@ -68,7 +69,7 @@ class ClusterRunner:
         self.ended: list[JobStatus] = []
         self.asked, self.slots = 0.0, 0
         self.empty_since: float | None = None
-        self.marker = f".shared-{secrets.token_hex(8)}"
+        self.marker = f"{MARKER}{secrets.token_hex(8)}"
         self.client = _connect(address)
         try:
             (out / self.marker).touch()
@@ -93,7 +94,7 @@ class ClusterRunner:
         """Order one notebook."""
         folder, token = self.out / job.name, secrets.token_hex(8)
         with contextlib.suppress(OSError):
-            for old in folder.glob(f"{_CLAIM}*"):
+            for old in folder.glob(f"{CLAIM}*"):
                 old.unlink(missing_ok=True)
         order = {
             "notebook": str(job.notebook),
@@ -201,7 +202,7 @@ class ClusterRunner:
     def _claimed(self, flight: _Flight) -> JobStatus | None:
         """Return what the worker that took this very order has written, if one did."""
         folder = self.out / flight.job.name
-        return read_status(folder) if (folder / f"{_CLAIM}{flight.token}").exists() else None
+        return read_status(folder) if (folder / f"{CLAIM}{flight.token}").exists() else None
 
     def _is_busy(self, flight: _Flight) -> bool:
         status = self._claimed(flight)
@@ -226,7 +227,7 @@ class ClusterRunner:
         self.flights.remove(flight)
         with contextlib.suppress(Exception):
             flight.future.release()
-        claim = self.out / flight.job.name / f"{_CLAIM}{flight.token}"
+        claim = self.out / flight.job.name / f"{CLAIM}{flight.token}"
         with contextlib.suppress(OSError):
             claim.unlink(missing_ok=True)
 
@@ -335,7 +336,7 @@ def execute_on_worker(order: Mapping[str, Any]) -> dict[str, Any]:
         return _plain(new_status(job, state="failed", error=reason, identity=identity))
     folder.mkdir(exist_ok=True)
     try:
-        (folder / f"{_CLAIM}{order['token']}").touch(exist_ok=False)
+        (folder / f"{CLAIM}{order['token']}").touch(exist_ok=False)
     except FileExistsError:
         return _plain(_begun_elsewhere(job, folder, identity))
     (folder / "status.json").unlink(missing_ok=True)  # so that what is found is of this order

@@ -2,7 +2,7 @@
 
 The parent writes ``status.json``; the executed notebook itself is evidence, not a witness, since papermill
 marks cells of a dead kernel as completed. Neither the child nor the kernel outlives the parent, even if that
-one is killed outright (on Linux; elsewhere the kernel notices within a second).
+one is killed outright (on Linux; elsewhere the kernel notices within a second that the child is gone).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +24,7 @@ from typing import Any, final
 from bvit_analysis.errors import BvitError
 from bvit_analysis.files import DamagedFile, read_json, write_json_atomic
 from bvit_analysis.outputs import FIGURES_FOLDER, FIGURES_VARIABLE, FRAMES_VARIABLE
-from bvit_analysis.processes import process_start
+from bvit_analysis.processes import Child, bound, process_start
 from bvit_analysis.suite.child import EXECUTING, one_line
 from bvit_analysis.suite.jobs import (
     STATUS_VERSION,
@@ -43,17 +42,9 @@ GRACE_S = 10.0
 POLL_S = 0.05
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
-# A kernel must not outlive the process that asked for it, even if that one is killed outright.
-_DIE_WITH_PARENT = (
-    "import ctypes, sys\nif sys.platform == 'linux': ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)\n"
-)
-_KERNEL = _DIE_WITH_PARENT + (
-    "import runpy; runpy.run_module('ipykernel_launcher', run_name='__main__', alter_sys=True)"
-)
-_CHILD = _DIE_WITH_PARENT + (
-    "import os\n"
-    "if os.getppid() != int(sys.argv[2]): sys.exit('the parent process is gone')\n"
-    "from bvit_analysis.suite.child import run_job; run_job(sys.argv[1])"
+# The kernel's parent is the child process, whose number jupyter_client tells it.
+_KERNEL = bound(
+    [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "JPY_PARENT_PID"
 )
 
 
@@ -114,8 +105,7 @@ class Execution:
     def _start(self) -> None:
         spec = self.work / "kernels" / "python3"
         spec.mkdir(parents=True)
-        argv = [sys.executable, "-c", _KERNEL, "-f", "{connection_file}"]
-        kernel = {"argv": argv, "display_name": "Python 3", "language": "python"}
+        kernel = {"argv": _KERNEL, "display_name": "Python 3", "language": "python"}
         (spec / "kernel.json").write_text(json.dumps(kernel), encoding="utf-8")
         order = {
             "notebook": str(self.job.notebook),
@@ -125,13 +115,10 @@ class Execution:
         }
         (self.work / "job.json").write_text(json.dumps(order), encoding="utf-8")
         with (self.work / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", _CHILD, str(self.work), str(os.getpid())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self._environment(),
-                start_new_session=True,  # Ctrl-C is the parent's to handle
+            self.child = Child(
+                [sys.executable, "-m", "bvit_analysis.suite.child", str(self.work)],
+                output=log,
+                environment=self._environment(),
             )
 
     def where(self) -> str:
@@ -141,13 +128,13 @@ class Execution:
 
     def poll(self) -> JobStatus | None:
         """Return what became of it, or None while it runs."""
-        if self.process.poll() is None:
+        code = self.child.poll()
+        if code is None:
             reason = self._too_long()
             return None if reason is None else self.stop("timeout", reason)
         result = _read_own(self.work / "result.json")
         if result:
             return self._end(result["state"], result["error"], result["cell"])
-        code = self.process.returncode
         if code < 0:
             reason = f"the process that executed it was killed ({signal.Signals(-code).name})"
             return self._end("interrupted", reason, self._cell()[0])
@@ -173,19 +160,7 @@ class Execution:
 
     def stop(self, state: State, reason: str) -> JobStatus:
         """Kill the process, its kernel and all their children, and write down why."""
-        import psutil  # type: ignore[import-untyped]
-
-        try:
-            family = psutil.Process(self.process.pid).children(recursive=True)
-        except psutil.Error:
-            family = []
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        for member in family:
-            with contextlib.suppress(psutil.Error):
-                member.kill()
-        self.process.wait()
-        psutil.wait_procs(family, timeout=5)
+        self.child.kill()
         return self._end(state, reason, self._cell()[0])
 
     def _cell(self) -> tuple[int | None, int]:
@@ -221,8 +196,6 @@ class Execution:
         child["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
         child[FRAMES_VARIABLE] = str(self.job.frames)
         child[FIGURES_VARIABLE] = str(self.figures)
-        package = str(Path(__file__).resolve().parents[2])
-        child["PYTHONPATH"] = os.pathsep.join(filter(None, [package, child.get("PYTHONPATH")]))
         return child
 
 

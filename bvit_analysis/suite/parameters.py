@@ -60,7 +60,7 @@ def require_notebooks() -> None:
     Raises:
         MissingExtraError: If one is not; the text has the line that installs it.
     """
-    for package in ("nbformat", "nbclient", "papermill", "ipykernel", "psutil"):
+    for package in ("nbformat", "nbclient", "papermill", "ipykernel"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(
                 f"notebooks need the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"

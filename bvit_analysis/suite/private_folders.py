@@ -11,12 +11,14 @@ import os
 import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 from typing import final
 
 from bvit_analysis.errors import SuiteError
 
 _PREFIX, _LOCK = "bvit-", "owner"
+_MOMENT_S = 60.0
 _LONGEST = 60  # a socket's name holds about 100 bytes
 
 
@@ -35,13 +37,14 @@ class PrivateFolder:
 
     def remove(self) -> None:
         """Remove the folder and all in it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        shutil.rmtree(_hidden(self.path), ignore_errors=True)
         self._lock.close()
 
 
 def remove_abandoned() -> int:
     """Remove this user's folders whose processes are gone, and return how many they were."""
-    return sum(_remove_if_abandoned(path) for path in _place().glob(f"{_PREFIX}*"))
+    found = [path for start in ("", ".") for path in _place().glob(f"{start}{_PREFIX}*")]
+    return sum(map(_remove_if_abandoned, found))
 
 
 def _remove_if_abandoned(path: Path) -> bool:
@@ -51,12 +54,29 @@ def _remove_if_abandoned(path: Path) -> bool:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return False
-        with os.fdopen(os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW), "r+b") as lock:
+        create = 0
+        if path.name.startswith(
+            "."
+        ):  # it is just being made or removed, unless that has taken long
+            if time.time() - found.st_mtime < _MOMENT_S:
+                return False
+            create = os.O_CREAT  # who made or removed it may have been killed while it had no lock
+        with os.fdopen(os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | create), "r+b") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path)
+            shutil.rmtree(_hidden(path))
     except OSError:  # not one of ours, or its owner lives
         return False
     return True
+
+
+def _hidden(path: Path) -> Path:
+    """Return a folder under a name by which it is known to be ours even when its lock is removed already."""
+    if path.name.startswith("."):
+        return path
+    try:
+        return path.rename(path.with_name(f".{path.name}"))
+    except OSError:
+        return path
 
 
 def _place() -> Path:

@@ -13,6 +13,7 @@ from bvit_analysis.tables.ablation import verdict_table as verdict_table
 from bvit_analysis.tables.atlas import ATLAS_METRICS as ATLAS_METRICS
 from bvit_analysis.tables.atlas import Atlas as Atlas
 from bvit_analysis.tables.atlas import AtlasMetric as AtlasMetric
+from bvit_analysis.tables.atlas import atlas_choices as atlas_choices
 from bvit_analysis.tables.atlas import atlas_metric as atlas_metric
 from bvit_analysis.tables.atlas import colour_limits as colour_limits
 from bvit_analysis.tables.atlas import site_atlas as site_atlas
@@ -51,7 +52,9 @@ from bvit_analysis.tables.metrics import FLOAT as FLOAT
 from bvit_analysis.tables.metrics import METRICS as METRICS
 from bvit_analysis.tables.metrics import RECIPE_ORDER as RECIPE_ORDER
 from bvit_analysis.tables.metrics import Metric as Metric
+from bvit_analysis.tables.metrics import measure_of as measure_of
 from bvit_analysis.tables.metrics import metric as metric
+from bvit_analysis.tables.metrics import metrics_of as metrics_of
 from bvit_analysis.tables.metrics import ordered as ordered
 from bvit_analysis.tables.packed import BINARIZED as BINARIZED
 from bvit_analysis.tables.packed import RIVALS as RIVALS

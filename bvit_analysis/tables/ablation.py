@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from bvit_analysis.records import Measure
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
 from bvit_analysis.tables.frames import flat
-from bvit_analysis.tables.metrics import FLOAT, METRICS, Metric, metric, ordered
-from bvit_analysis.tables.selection import Runs, binary_runs, recipe_of
+from bvit_analysis.tables.metrics import FLOAT, Metric, metric, metrics_of, ordered
+from bvit_analysis.tables.selection import Runs, binary_runs, preset_parts, recipe_of
 
 
 def ablation_table(
@@ -32,7 +33,7 @@ def ablation_table(
 
     Args:
         runs: Runs to read, or their run_table.
-        name: A key of METRICS.
+        name: A key of METRICS, or a measure that the runs declare of their own.
         baseline: The recipe that the others are compared with.
         level: Coverage of the intervals, 0..1.
         margin: Differences within +-margin are "no difference"; None takes the metric's own.
@@ -40,15 +41,16 @@ def ablation_table(
     Returns:
         One row a recipe, the teacher's (recipe 'float') last and uncompared. Columns recipe, n,
         mean, low, high, values (by seed), seeds, common_seeds, difference, difference_low,
-        difference_high, p, p_holm, verdict, notes. ``attrs["notes"]`` lists what makes the runs
-        less than comparable.
+        difference_high, p, p_holm, verdict, notes, null (the figure at chance, NaN where that is no one
+        number). ``attrs["notes"]`` lists what makes the runs less than comparable.
 
     Raises:
         ConfigError: If there is no metric of that name, or the level is not between 0 and 1.
     """
-    known = metric(name)
-    bound = known.margin if margin is None else margin
     table = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
+    known = metric(name, table)
+    bound = known.margin if margin is None else margin
+    recorded = table.attrs.get("parts", {})
     notes = [] if isinstance(runs, pd.DataFrame) else comparability(runs)
     series, row_notes = _by_seed(table, name)
     reference = series.get(baseline, {})
@@ -56,12 +58,15 @@ def ablation_table(
     compared = [row for row in rows if row["recipe"] not in (baseline, FLOAT)]
     for row, p in zip(compared, chance.holm([row["p"] for row in compared]), strict=True):
         row["p_holm"] = p
-        row["verdict"] = _verdict(row, known, bound)
+        recipe = row["recipe"]
+        parts = recorded[recipe] if recipe in recorded else preset_parts(recipe)
+        row["verdict"] = _verdict(row, known, bound, frozenset(parts))
     for row in rows:
+        row["null"] = math.nan if known.measure.null is None else known.measure.null
         row["notes"] = "; ".join(row_notes.get(row["recipe"], []))
     columns = [
         *("recipe", "n", "mean", "low", "high", "values", "seeds", "common_seeds", "difference"),
-        *("difference_low", "difference_high", "p", "p_holm", "verdict", "notes"),
+        *("difference_low", "difference_high", "p", "p_holm", "verdict", "notes", "null"),
     ]
     frame = pd.DataFrame(rows, columns=columns)
     frame.attrs["notes"] = notes
@@ -79,7 +84,11 @@ def _by_seed(
         unfinished = int((rows["state"] != "finished").sum())
         if unfinished:
             notes.setdefault(recipe, []).append(f"{unfinished} run(s) not finished, left out")
-        rows = rows[(rows["state"] == "finished") & rows[name].notna()]
+        rows = rows[rows["state"] == "finished"]
+        lacking = int(rows[name].isna().sum())
+        if lacking and recipe != FLOAT:
+            notes.setdefault(recipe, []).append(f"{lacking} run(s) without {name}, left out")
+        rows = rows[rows[name].notna()]
         seeds = rows["seed"].dropna()
         repeated = seeds[seeds.duplicated()].unique()
         if len(repeated):
@@ -128,9 +137,9 @@ def _row(
     return row
 
 
-def _verdict(row: Mapping[str, Any], known: Metric, margin: float) -> str:
+def _verdict(row: Mapping[str, Any], known: Metric, margin: float, parts: frozenset[str]) -> str:
     """Judge one paired difference in the vocabulary of docs/reliability.md, never more strongly."""
-    if row["recipe"] not in known.claimed_for:
+    if not known.better or not known.moved_by & parts:
         return "no claim"
     if row["common_seeds"] < 3:
         return f"points only ({row['common_seeds']} common seed(s), 3 are needed)"
@@ -176,6 +185,13 @@ def comparability(runs: Runs) -> list[str]:
         if len(values) > 1:
             listed = ", ".join(f"{value} ({len(ids)} run(s))" for value, ids in values.items())
             notes.append(f"runs differ in {key}: {listed}")
+    meanings: dict[str, set[Measure]] = {}
+    for run in binary_runs(runs):
+        for name, one in run.own_measures.items():
+            meanings.setdefault(name, set()).add(one)
+    for name, several in meanings.items():
+        if len(several) > 1:
+            notes.append(f"runs declare {len(several)} different measures named {name}")
     for recipe, variants in recipes.items():
         if len(variants) > 1:
             notes.append(f"runs named {recipe} have {len(variants)} different recipes")
@@ -190,8 +206,9 @@ def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline")
         name: A key of METRICS.
         baseline: The recipe that the others are compared with.
     """
-    known = metric(name)
-    table = ablation_table(runs, name, baseline=baseline)
+    given = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
+    known = metric(name, given)
+    table = ablation_table(given, name, baseline=baseline)
     rows = table[(table["n"] > 0) & table["mean"].notna()]
     if rows.empty:
         return f"{known.label}: not recorded in a finished run here."
@@ -208,24 +225,24 @@ def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline")
 
 
 def verdict_table(
-    runs: Runs | pd.DataFrame, names: Sequence[str] = tuple(METRICS), *, baseline: str = "baseline"
+    runs: Runs | pd.DataFrame, names: Sequence[str] | None = None, *, baseline: str = "baseline"
 ) -> pd.DataFrame:
     """Return every paired comparison of several figures, one row a figure and recipe.
 
     Args:
         runs: Runs to read, or their run_table.
-        names: Keys of METRICS.
+        names: Keys of METRICS, or measures that the runs declare; None takes all of them.
         baseline: The recipe that the others are compared with.
 
     Returns:
         Columns metric, recipe, common_seeds, baseline_mean, mean, difference, difference_low,
-        difference_high, p_holm, verdict.
+        difference_high, p_holm, null, verdict.
     """
     columns = ["metric", "recipe", "common_seeds", "baseline_mean", "mean", "difference"]
-    columns += ["difference_low", "difference_high", "p_holm", "verdict"]
+    columns += ["difference_low", "difference_high", "p_holm", "null", "verdict"]
     table = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
     parts = []
-    for name in names:
+    for name in metrics_of(table) if names is None else names:
         one = ablation_table(table, name, baseline=baseline)
         own = one.loc[one["recipe"] == baseline, "mean"]
         mean = float(own.iloc[0]) if len(own) else math.nan

@@ -3,41 +3,49 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
-from bvit_analysis.records import Run
+from bvit_analysis.records import MEASURES, Measure, Run
 from bvit_analysis.tables.frames import site_frame
+from bvit_analysis.tables.metrics import Source, measure_of, own_measures
 from bvit_analysis.tables.selection import Runs
 
+AtlasMetric = Measure
+"What an atlas needs to know of a measure: its label and its scale."
 
-@dataclass(frozen=True)
-class AtlasMetric:
-    """A weight measure that an atlas can show."""
-
-    label: str
-    "Words on the colour bar, with the unit."
-    scale: Literal["log", "linear"]
-    "Rates span decades; shares and coefficients do not."
-
-
-ATLAS_METRICS: dict[str, AtlasMetric] = {
-    "flip_rate": AtlasMetric("flips per weight and step", "log"),
-    "oscillating_flips": AtlasMetric("oscillating flips per weight so far", "log"),
-    "frequent_share": AtlasMetric("share of weights that flip often", "log"),
-    "flip_back_10": AtlasMetric("share of flips back within 10 steps", "linear"),
-    "near_threshold_share": AtlasMetric("share of weights near the threshold", "log"),
-    "mass_near_zero_010": AtlasMetric("share of weights with |u| < 0.1", "linear"),
-    "bimodality_coefficient": AtlasMetric("bimodality coefficient (0..1)", "linear"),
+ATLAS_METRICS: dict[str, Measure] = {
+    name: one for name, one in MEASURES.items() if one.kind == "weight" and one.in_atlas
 }
-"Measures offered for an atlas; others of ``run.sites`` are drawn on a logarithmic scale."
+"The catalogue's measures that are offered for an atlas; others of ``run.sites`` can be drawn as well."
 
 
-def atlas_metric(name: str) -> AtlasMetric:
-    """Return how a measure is shown in an atlas."""
-    return ATLAS_METRICS.get(name, AtlasMetric(name, "log"))
+def atlas_choices(data: Source) -> dict[str, Measure]:
+    """Return the measures offered for an atlas of these runs: the catalogue's, then those of their own.
+
+    Args:
+        data: Runs, or a site_frame of them.
+    """
+    own = {
+        name: one
+        for name, one in own_measures(data).items()
+        if one.kind == "weight" and one.in_atlas
+    }
+    return ATLAS_METRICS | own
+
+
+def atlas_metric(name: str, data: Source = None) -> Measure:
+    """Return how a measure is shown in an atlas.
+
+    Args:
+        name: A weight column of ``run.sites``.
+        data: Runs, or a site_frame of them, whose own measures count too.
+
+    Raises:
+        ConfigError: If there is no measure of that name.
+    """
+    return measure_of(name, data)
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,9 @@ def site_atlas(run: Run | None, metric: str = "flip_rate", *, columns: int = 120
         run: The run; None gives an atlas without cells.
         metric: A weight column of ``run.sites``.
         columns: At most so many columns; each is the mean of the steps in it.
+
+    Raises:
+        ConfigError: If there is no measure of that name.
     """
     frame = site_frame([run] if run else [], [metric], kind="weight").dropna(subset=[metric])
     # what was recorded at step 0 spans no steps
@@ -86,12 +97,16 @@ def colour_limits(data: Runs | pd.DataFrame, metric: str = "flip_rate") -> tuple
     Args:
         data: Runs, or their site_frame.
         metric: A weight column of ``run.sites``.
+
+    Raises:
+        ConfigError: If there is no measure of that name.
     """
+    scale = atlas_metric(metric, data).scale
     if not isinstance(data, pd.DataFrame):
         data = site_frame(data, [metric], kind="weight")
     values = data[metric].to_numpy(dtype=float)
     values = values[np.isfinite(values)]
-    if atlas_metric(metric).scale == "linear":
+    if scale == "linear":
         low, high = np.quantile(values, (0.01, 0.99)) if values.size else (0.0, 1.0)
         return (float(low), float(high)) if low < high else (float(low), float(low) + 1e-6)
     values = values[values > 0]

@@ -6,16 +6,20 @@ import numpy as np
 import pandas as pd
 
 from bvit_analysis.errors import ConfigError, unknown_name
-from bvit_analysis.records import Run
+from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.tables.chance import GAUSSIAN_NULLS
 from bvit_analysis.tables.choices import step_at
 
+_TWO_POINTS = {
+    "bimodality_coefficient": 1.0,
+    "otsu_ratio": 1.0,
+    "kurtosis": 1.0,
+    "mass_near_zero_010": 0.0,
+    "valley_depth": 1.0,
+}
+
 STATISTICS: dict[str, tuple[str, float]] = {
-    "bimodality_coefficient": ("bimodality coefficient", 1.0),
-    "otsu_ratio": ("Otsu ratio (separation)", 1.0),
-    "kurtosis": ("kurtosis", 1.0),
-    "mass_near_zero_010": ("mass near zero, |u| < 0.1", 0.0),
-    "valley_depth": ("valley depth", 1.0),
+    name: (MEASURES[name].words, points) for name, points in _TWO_POINTS.items()
 }
 "Words for each statistic, and its value for two sharp points at u = +1 and u = -1."
 

@@ -15,19 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.records import MEASURES
 
 GAUSSIAN_NULLS: dict[str, float] = {
-    "bimodality_coefficient": 1 / 3,
-    "kurtosis": 3.0,
-    "otsu_ratio": 2 / math.pi,
-    "mass_near_zero_005": math.erf(0.05 * math.sqrt(1 / math.pi)),
-    "mass_near_zero_010": math.erf(0.10 * math.sqrt(1 / math.pi)),
-    "mass_near_zero_020": math.erf(0.20 * math.sqrt(1 / math.pi)),
-    "valley_depth": 0.0,
-    "binarization_error": 1 - 2 / math.pi,
-    "twin_agreement": 0.5,
+    name: one.null for name, one in MEASURES.items() if one.null is not None
 }
-"Value of a measure on a centred Gaussian (twin_agreement: on independent balanced signs)."
+"The catalogue's nulls: a measure's value on a centred Gaussian (twin_agreement: on independent balanced signs)."
 
 _MOST_EXACT = 20  # seeds of which all sign patterns are tried
 _DRAWN = 99_999

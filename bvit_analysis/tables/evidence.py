@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 
@@ -16,23 +17,8 @@ from bvit_analysis.tables.frames import (
     mean_over_sites,
     site_frame,
 )
-from bvit_analysis.tables.metrics import FLOAT, METRICS
-from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
-
-_WEIGHT_MEANS = (
-    "flip_rate",
-    "frequent_share",
-    "bimodality_coefficient",
-    "otsu_ratio",
-    "mass_near_zero_010",
-)
-
-_ACTIVATION_MEANS = (
-    "sign_entropy_bits",
-    "near_constant_share",
-    "binarization_error",
-    "twin_agreement",
-)
+from bvit_analysis.tables.metrics import FLOAT, Metric, metrics_of, own_measures, remember
+from bvit_analysis.tables.selection import Runs, as_runs, recipe_of, recipe_parts
 
 
 def run_table(runs: Runs) -> pd.DataFrame:
@@ -47,9 +33,11 @@ def run_table(runs: Runs) -> pd.DataFrame:
     Returns:
         Columns run_id, label, recipe, seed, scale, state, steps, test_accuracy,
         test_half_width (95%, over test images, not over seeds), validation_accuracy,
-        teacher_test_accuracy, and the other keys of METRICS.
+        teacher_test_accuracy, the other keys of METRICS, and the late mean of each measure that a run
+        declares of its own. ``attrs["parts"]`` has the parts of each recipe that claims are made for.
     """
     rows = []
+    known = metrics_of(as_runs(runs))
     for run in as_runs(runs):
         config = run.config if isinstance(run.config, dict) else {}
         result = run.result or {}
@@ -58,34 +46,41 @@ def run_table(runs: Runs) -> pd.DataFrame:
         for name in ("test_accuracy", "validation_accuracy", "teacher_test_accuracy"):
             row[name] = _number(result.get(name))
         row["test_half_width"] = _image_half_width(row["test_accuracy"], result.get("test_count"))
-        row |= _evidence(run) if recipe_of(run) != FLOAT else {}
+        row |= _evidence(run, known) if recipe_of(run) != FLOAT else {}
         rows.append(row)
     columns = [
         *RUN_COLUMNS[1:],
         *("scale", "state", "steps", "test_accuracy", "test_half_width"),
         *("validation_accuracy", "teacher_test_accuracy"),
-        *(name for name in METRICS if name not in ("test_accuracy", "validation_accuracy")),
+        *(name for name, one in known.items() if one.summary != "result"),
     ]
-    return pd.DataFrame(rows, columns=columns)
+    table = pd.DataFrame(rows, columns=columns)
+    table.attrs["parts"] = {name: sorted(parts) for name, parts in recipe_parts(runs).items()}
+    return remember(table, own_measures(as_runs(runs)).values())
 
 
-def _evidence(run: Run) -> dict[str, float]:
-    frames = {
-        "weight": site_frame(run, [*_WEIGHT_MEANS, "flip_back_10"], kind="weight"),
-        "activation": site_frame(run, _ACTIVATION_MEANS, kind="activation"),
-    }
+def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:
     row: dict[str, float] = {}
-    for kind, names in (("weight", _WEIGHT_MEANS), ("activation", _ACTIVATION_MEANS)):
-        for name in names:
-            recorded = frames[kind].dropna(subset=[name])
-            means = mean_over_sites(late_rows(recorded), name)[name]
-            row[name] = float(means.mean()) if len(means) else math.nan
-    row["late_flip_rate"] = row.pop("flip_rate")
-    late = late_rows(frames["weight"].dropna(subset=["flip_back_10"]), share=LAST_HALF)
-    flips = late["flip_rate"] * late["n_weights"]
-    row["flip_back_10"] = (
-        float((late["flip_back_10"] * flips).sum() / flips.sum()) if flips.sum() > 0 else math.nan
-    )
+    for kind in ("weight", "activation"):
+        chosen = [
+            one
+            for one in known.values()
+            if one.measure.kind == kind
+            and one.summary in ("late", "by flips")
+            and one.measure.name in run.measures
+        ]
+        frame = site_frame(run, [one.measure.name for one in chosen], kind=kind)
+        for one in chosen:
+            name = one.measure.name
+            recorded = frame.dropna(subset=[name])
+            if one.summary == "by flips":
+                late = late_rows(recorded, share=LAST_HALF)
+                flips = late["flip_rate"] * late["n_weights"]
+                total = flips.sum()
+                row[one.name] = float((late[name] * flips).sum() / total) if total > 0 else math.nan
+            else:
+                means = mean_over_sites(late_rows(recorded), name)[name]
+                row[one.name] = float(means.mean()) if len(means) else math.nan
     gross, net, weights = flip_totals(run)
     if weights:
         row["oscillating_flips_per_weight"] = (gross - net) / weights

@@ -8,15 +8,16 @@ channels.
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from bvit_analysis.errors import RunError
-from bvit_analysis.records import Run
-from bvit_analysis.tables.metrics import ordered
+from bvit_analysis.errors import ConfigError, RunError
+from bvit_analysis.records import Run, RunWarning
+from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 
 LATE = 0.1
@@ -69,12 +70,24 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
 
     Returns:
         Columns run (position in the list), run_id, label, recipe, seed, step, site, order (place in the model), block, layer,
-        n_weights, and the metrics.
+        n_weights, and the metrics; one that a run lacks is NaN in its rows.
+
+    Raises:
+        ConfigError: If a measure is neither in the catalogue nor one of the runs' own.
     """
+    listed = binary_runs(runs)
+    for name in metrics if listed else ():
+        if measure_of(name, listed).kind not in ("weight", "activation"):
+            raise ConfigError(f"{name!r} is no measure of sites; take one of run.sites")
+    own = [one for name, one in own_measures(listed).items() if name in metrics]
     parts = []
-    for position, run in enumerate(binary_runs(runs)):
+    for position, run in enumerate(listed):
         sites = run.sites
-        rows = sites.loc[sites["kind"] == kind, ["step", "site", *metrics]]
+        held = [name for name in metrics if name in sites.columns]
+        absent = [name for name in metrics if name not in sites.columns]
+        rows = sites.loc[sites["kind"] == kind, ["step", "site", *held]].copy()
+        for name in absent:
+            rows[name] = np.nan
         rows = rows.dropna(subset=list(metrics), how="all").copy()
         table = run.site_table.set_index("site")
         rows["order"] = rows["site"].map(table["site_id"])
@@ -85,8 +98,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
         parts.append(rows.assign(**identity(position, run)))
     columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
     if not parts:
-        return pd.DataFrame(columns=columns)
-    return pd.concat(parts, ignore_index=True)[columns]
+        return remember(pd.DataFrame(columns=columns), own)
+    return remember(pd.concat(parts, ignore_index=True)[columns], own)
 
 
 def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -183,14 +196,26 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         site: One site; None takes all.
 
     Returns:
-        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on.
+        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
+        others are named in a RunWarning.
     """
-    found = {}
-    for name in weight_sites(run) if site is None else [site]:
+    found: dict[str, dict[str, np.ndarray]] = {}
+    asked = weight_sites(run) if site is None else [site]
+    faults: dict[str, str] = {}
+    for name in asked:
         try:
             found[name] = run.counts(name)
-        except RunError:
-            continue  # not written yet, or damaged: the caller shows what there is
+        except RunError as error:
+            faults[name] = str(error)
+    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
+    if found and faults:
+        first, reason = next(iter(faults.items()))
+        warnings.warn(
+            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
+            f" {first} first: {reason}",
+            RunWarning,
+            stacklevel=2,
+        )
     return found
 
 

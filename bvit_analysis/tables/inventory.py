@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from bvit_analysis.errors import RunError
-from bvit_analysis.records import Run
+from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.tables.frames import flat
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
 
@@ -21,13 +21,12 @@ def inventory(runs: Runs) -> pd.DataFrame:
 
     Returns:
         Index: folder, kind, recipe, seed, state, steps, error, test accuracy, sites of each kind, rows of each table,
-        what else was recorded, parts left out; columns: labels of the runs. Everything is text.
+        what else was recorded, measures of its own where a run has any, parts left out; columns: labels of the runs. Everything is text.
     """
     listed = as_runs(runs)
-    rows: dict[str, list[str]] = {}
-    for run in listed:
-        for name, value in _facts(run).items():
-            rows.setdefault(name, []).append(value)
+    facts = [_facts(run) for run in listed]
+    names = dict.fromkeys(name for one in facts for name in one)
+    rows = {name: [one.get(name, "none") for one in facts] for name in names}
     return pd.DataFrame.from_dict(rows, orient="index", columns=_names(listed))
 
 
@@ -81,6 +80,8 @@ def _facts(run: Run) -> dict[str, str]:
         "cost ledger": len(run.costs) > 0,
     }
     facts |= {name: "yes" if there else "no" for name, there in held.items()}
+    own = [name for name in run.measures if name not in MEASURES]
+    facts |= {"measures of its own": ", ".join(own)} if own else {}
     return facts | {"parts left out": str(len(run.warnings))}
 
 

@@ -1,115 +1,156 @@
-"""The figures that runs are judged by: their words, their direction, and the order of recipes."""
+"""The figures that runs are judged by: one a run and measure, with the words and claims that the catalogue has of it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 
+import pandas as pd
+
+from bvit_analysis.config import FLOAT as FLOAT
+from bvit_analysis.config import RECIPE_ORDER as RECIPE_ORDER
 from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.files import DamagedFile
+from bvit_analysis.records import MEASURES, Measure, Run
+from bvit_analysis.records.measure import measure_from
 
-FLOAT = "float"
-
-RECIPE_ORDER: tuple[str, ...] = ("baseline", "grs", "asm", "binaryvit", FLOAT)
-"Order of recipes in every table, legend and axis; other names follow, by name."
+Summary: TypeAlias = Literal["result", "late", "by flips", "counts"]
+"How a run's one figure comes about: from its result; the mean over the last tenth of its recorded steps; over the last\
+ half, in proportion to flips; from the flip counts of the whole run."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A column of run_table with what a reader must know to judge it."""
 
+    name: str
+    "The column."
+    measure: Measure
+    "What it is a figure of."
+    summary: Summary
+    "How it comes about."
     label: str
     "Words on an axis, with the unit."
-    better: int
-    "+1 where the paper's claim is that the named recipes raise it, -1 where they lower it."
-    claimed_for: frozenset[str]
-    "Recipes that 2305.14730 makes the claim for."
-    margin: float
-    "A difference below this is called no difference; same unit."
-    form: str = ".3g"
-    "How one value is written."
+
+    @property
+    def better(self) -> int:
+        """+1 where the paper's claim is that parts of a recipe raise it, -1 where they lower it, 0 without a claim."""
+        return self.measure.better
+
+    @property
+    def moved_by(self) -> frozenset[str]:
+        """Parts of a recipe that the claim is made for."""
+        return self.measure.moved_by
+
+    @property
+    def margin(self) -> float:
+        """A difference below this is called no difference; same unit."""
+        return self.measure.margin
+
+    @property
+    def form(self) -> str:
+        """How one value is written."""
+        return self.measure.form
 
 
-_ALL = frozenset({"grs", "asm", "binaryvit"})
-
-_GRS = frozenset({"grs", "binaryvit"})
-
-_ASM = frozenset({"asm", "binaryvit"})
-
-METRICS: dict[str, Metric] = {
-    "test_accuracy": Metric(
-        label="test accuracy (share of images)",
-        better=1,
-        claimed_for=_ALL,
-        margin=0.005,
-        form=".2%",
+# Where the figure of a run is not the late mean of the measure under its own name and label.
+_SUMMARIES: dict[str, tuple[str, Summary, str]] = {
+    "flip_rate": ("late_flip_rate", "late", "late {words} ({unit})"),
+    "oscillating_flips": (
+        "oscillating_flips_per_weight",
+        "counts",
+        "{words} (per weight, whole run)",
     ),
-    "validation_accuracy": Metric(
-        label="validation accuracy (share of images)",
-        better=1,
-        claimed_for=_ALL,
-        margin=0.005,
-        form=".2%",
-    ),
-    "late_flip_rate": Metric(
-        label="late flip rate (flips per weight and step)",
-        better=-1,
-        claimed_for=_GRS,
-        margin=1e-5,
-    ),
-    "oscillating_flips_per_weight": Metric(
-        label="oscillating flips (per weight, whole run)",
-        better=-1,
-        claimed_for=_GRS,
-        margin=0.01,
-    ),
-    "flip_flop_ratio": Metric(
-        label="flip-flop ratio (gross / net flips)", better=-1, claimed_for=_GRS, margin=0.01
-    ),
-    "frequent_share": Metric(
-        label="share of weights that flip often", better=-1, claimed_for=_GRS, margin=1e-4
-    ),
-    "flip_back_10": Metric(
-        label="flip-back within 10 steps (probability, last half)",
-        better=-1,
-        claimed_for=_GRS,
-        margin=0.01,
-    ),
-    "bimodality_coefficient": Metric(
-        label="bimodality coefficient (0..1)", better=1, claimed_for=_GRS, margin=0.005
-    ),
-    "otsu_ratio": Metric(
-        label="Otsu ratio of weights (0..1)", better=1, claimed_for=_GRS, margin=0.005
-    ),
-    "mass_near_zero_010": Metric(
-        label="share of weights with |u| < 0.1", better=-1, claimed_for=_GRS, margin=0.001
-    ),
-    "sign_entropy_bits": Metric(
-        label="sign entropy (bits per channel)", better=1, claimed_for=_ASM, margin=0.005
-    ),
-    "near_constant_share": Metric(
-        label="share of channels below 0.5 bit", better=-1, claimed_for=_ASM, margin=0.005
-    ),
-    "binarization_error": Metric(
-        label="binarization error of activations (0..1)", better=-1, claimed_for=_ASM, margin=0.005
-    ),
-    "twin_agreement": Metric(
-        label="sign agreement with the float twin (0..1)",
-        better=1,
-        claimed_for=_ASM,
-        margin=0.005,
-    ),
+    "flip_flop_ratio": ("flip_flop_ratio", "counts", "{label}"),
+    "flip_back_10": ("flip_back_10", "by flips", "{words} (probability, last half)"),
 }
 
+_FIRST = (
+    *("test_accuracy", "validation_accuracy", "flip_rate", "oscillating_flips", "flip_flop_ratio"),
+    *("frequent_share", "flip_back_10"),
+)
+"Tables begin with these; the others follow as the catalogue has them."
 
-def metric(name: str) -> Metric:
+
+def _metric_of(measure: Measure) -> Metric:
+    plain: tuple[str, Summary, str] = (
+        measure.name,
+        "result" if measure.kind == "result" else "late",
+        "{label}",
+    )
+    name, summary, label = _SUMMARIES.get(measure.name, plain)
+    words = {"words": measure.words, "unit": measure.unit, "label": measure.label}
+    return Metric(name=name, measure=measure, summary=summary, label=label.format(**words))
+
+
+def _catalogue() -> dict[str, Metric]:
+    rank = {name: place for place, name in enumerate(_FIRST)}
+    chosen = [one for one in MEASURES.values() if one.in_ablation]
+    found = [
+        _metric_of(one) for one in sorted(chosen, key=lambda one: rank.get(one.name, len(rank)))
+    ]
+    return {one.name: one for one in found}
+
+
+METRICS: dict[str, Metric] = _catalogue()
+"Figures of the catalogue's measures; those that runs declare themselves come from metrics_of."
+
+Source: TypeAlias = "Run | Sequence[Run] | pd.DataFrame | None"
+"Runs, or a table or frame of them."
+
+
+def own_measures(data: Source) -> dict[str, Measure]:
+    """Return the measures that runs declare beside the catalogue's, by column; of two of one name the first."""
+    if data is None:
+        return {}
+    found: dict[str, Measure] = {}
+    if isinstance(data, pd.DataFrame):
+        for facts in data.attrs.get("measures", []):
+            try:
+                one = measure_from(facts)
+            except DamagedFile as error:
+                raise ConfigError(f"attrs['measures'] of this table {error}") from error
+            found.setdefault(one.name, one)
+        return found
+    for run in [data] if isinstance(data, Run) else data:
+        for name, one in run.own_measures.items():
+            found.setdefault(name, one)
+    return found
+
+
+def remember(frame: pd.DataFrame, own: Iterable[Measure]) -> pd.DataFrame:
+    """Return the frame, with what runs declare of their own measures in its attrs, if they declare any."""
+    facts = [one.facts() for one in own]
+    if facts:
+        frame.attrs["measures"] = facts
+    return frame
+
+
+def metrics_of(data: Source) -> dict[str, Metric]:
+    """Return every figure that run_table has of these runs: the catalogue's, then those of their own measures."""
+    own = {
+        name: _metric_of(one)
+        for name, one in own_measures(data).items()
+        if one.in_ablation and one.kind in ("weight", "activation") and name not in METRICS
+    }
+    return METRICS | own
+
+
+def metric(name: str, data: Source = None) -> Metric:
     """Return what is known of a metric.
+
+    Args:
+        name: A column of run_table.
+        data: Runs, or their run_table, whose own measures count too.
 
     Raises:
         ConfigError: If there is no metric of that name.
     """
-    if name not in METRICS:
-        raise ConfigError(unknown_name("metric", name, METRICS))
-    return METRICS[name]
+    known = metrics_of(data)
+    if name not in known:
+        raise ConfigError(unknown_name("metric", name, known))
+    return known[name]
 
 
 def ordered(recipes: Iterable[str]) -> list[str]:
@@ -117,3 +158,22 @@ def ordered(recipes: Iterable[str]) -> list[str]:
     distinct = set(recipes)
     known = [recipe for recipe in RECIPE_ORDER if recipe in distinct]
     return known + sorted(distinct.difference(RECIPE_ORDER))
+
+
+def measure_of(name: str, data: Source = None) -> Measure:
+    """Return the facts of a measure that runs hold, of the catalogue or their own.
+
+    Args:
+        name: A column of ``run.sites``, ``run.scalars`` or ``run.timings``.
+        data: Runs, or a frame of them, whose own measures count too.
+
+    Raises:
+        ConfigError: If neither the catalogue nor one of the runs has a measure of that name.
+    """
+    known: dict[str, Any] = dict(own_measures(data)) | MEASURES
+    if data is not None and not isinstance(data, pd.DataFrame):
+        for run in [data] if isinstance(data, Run) else data:
+            known = run.measures | known
+    if name not in known:
+        raise ConfigError(unknown_name("measure", name, known))
+    return known[name]

@@ -8,8 +8,10 @@ from typing import TypeAlias
 
 import pandas as pd
 
+from bvit_analysis.config import RECIPES, to_dict
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import Run, find_runs, load_run
+from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT
 from bvit_analysis.tables.metrics import FLOAT, ordered
 
 Runs: TypeAlias = Run | Sequence[Run]
@@ -33,6 +35,32 @@ def recipe_of(run: Run) -> str:
     if isinstance(recipe, dict):
         return str(recipe.get("name", "custom"))
     return FLOAT if run.info.get("kind") == FLOAT else str(run.info.get("kind", "watched"))
+
+
+def credited_parts(recipe: object) -> frozenset[str]:
+    """Return the parts of a recorded recipe that the paper's claims are made for: a shift, a gradient term.
+
+    Args:
+        recipe: As run.json has it, or None.
+    """
+    facts = recipe if isinstance(recipe, dict) else {}
+    found = {SHIFT: facts.get("shift"), GRADIENT_TERM: facts.get("regularization")}
+    return frozenset(part for part, value in found.items() if value not in (None, "", "none"))
+
+
+def preset_parts(name: str) -> frozenset[str]:
+    """Return the parts of a preset that claims are made for; none of a name that is no preset."""
+    return credited_parts(to_dict(RECIPES[name])) if name in RECIPES else frozenset()
+
+
+def recipe_parts(runs: Runs) -> dict[str, frozenset[str]]:
+    """Return the parts that claims are made for by name of recipe: those that all its runs have."""
+    found: dict[str, frozenset[str]] = {}
+    for run in binary_runs(runs):
+        config = run.config if isinstance(run.config, dict) else {}
+        parts = credited_parts(config.get("recipe"))
+        found[recipe_of(run)] = found.get(recipe_of(run), parts) & parts
+    return found
 
 
 def binary_runs(runs: Runs) -> list[Run]:

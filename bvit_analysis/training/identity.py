@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from bvit_analysis.config import RunConfig, to_dict
+from bvit_analysis.config.text import differences
 from bvit_analysis.costs import model_cost
 from bvit_analysis.data import Dataset
 from bvit_analysis.environment import describe_environment
@@ -51,7 +52,7 @@ def is_finished(config: RunConfig, run_dir: Path) -> bool:
     wanted = to_dict(config)
     if run.config != wanted:
         raise ConfigError(
-            f"{run_dir} holds a run with another configuration ({_differences(run.config or {}, wanted)});"
+            f"{run_dir} holds a run with another configuration ({', '.join(differences(run.config or {}, wanted))});"
             " choose another folder, or delete it"
         )
     return run.state == "finished"
@@ -71,14 +72,3 @@ def check_same_data(run_dir: Path, dataset: Dataset) -> None:
             f"the images of {dataset.name} are not those that {run_dir} began with (fingerprint {recorded} there,"
             f" {dataset.fingerprint} now); put the old images back, or choose another folder"
         )
-
-
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> str:
-    found = []
-    for name in sorted(set(old) | set(new)):
-        before, after = old.get(name), new.get(name)
-        if isinstance(before, dict) and isinstance(after, dict):
-            found.append(_differences(before, after, f"{prefix}{name}."))
-        elif before != after:
-            found.append(f"{prefix}{name}: {before!r} there, {after!r} asked for")
-    return ", ".join(text for text in found if text)

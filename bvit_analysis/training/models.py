@@ -8,10 +8,14 @@ import hashlib
 import torch
 from torch import nn
 
-from bvit_analysis.config import RunConfig, TrainingConfig, config_hash
-from bvit_analysis.convert import binarize, build_model, calibrate
+from bvit_analysis.config import RunConfig, TrainingConfig, config_hash, import_path, to_dict
+from bvit_analysis.config.recipes import given
+from bvit_analysis.convert import binarize, build_model, calibrate, check_layers
 from bvit_analysis.data import Dataset, evaluation_batches
+from bvit_analysis.errors import ConfigError
+from bvit_analysis.layers.shift import make_shift
 from bvit_analysis.randomness import seeded
+from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
 
 
@@ -24,6 +28,33 @@ def teacher_config(config: RunConfig) -> RunConfig:
 def teacher_run_id(config: RunConfig) -> str:
     """Return the run id of the float teacher: equal for all runs that can share it."""
     return f"teacher-{config_hash(teacher_config(config))[:8]}"
+
+
+def check_recipe(config: RunConfig) -> None:
+    """Refuse a recipe that a training would fail with, before the first second of training, its teacher's included.
+
+    Raises:
+        ConfigError: If a class or object in it is not what it should be, cannot be found by import, or makes other
+            weights each time.
+    """
+    to_dict(config)
+    recipe = config.recipe
+    if recipe is None:
+        return
+    make_term(given(recipe, "regularization"))
+    dim = config.model.embed_dim or 64
+    check_layers(recipe, dim)
+    shift = given(recipe, "shift")
+    with torch.random.fork_rng(devices=[]):
+        one, two = (
+            make_shift(shift, dim, reduction=recipe.shift_reduction, name="trial").state_dict()
+            for _ in range(2)
+        )
+    if any(not torch.equal(value, two[name]) for name, value in one.items()):
+        raise ConfigError(
+            f"the recipe's shift {import_path(shift)} has other weights each time it is made; draw them from"
+            " torch.Generator().manual_seed(zlib.crc32(name.encode()))"
+        )
 
 
 def make_student(

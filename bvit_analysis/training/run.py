@@ -7,6 +7,7 @@ and repeats the uninterrupted one bit for bit (same machine, versions and thread
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,18 @@ from torch import nn
 from bvit_analysis.config import Recipe, RunConfig
 from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
 from bvit_analysis.errors import BvitError, ConfigError, RunError
+from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
-from bvit_analysis.records import RunWriter, check_name, load_run
-from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
+from bvit_analysis.records import Measure, RunWriter, check_name, load_run
+from bvit_analysis.records.checkpoints import (
+    MODEL,
+    Checkpoint,
+    half_checkpoints,
+    load_checkpoint,
+    part,
+    remove_half_checkpoints,
+)
+from bvit_analysis.records.lock import RunHeldError, leftovers, remove_leftovers, take_lock
 from bvit_analysis.regularization import GradientRegularizer
 from bvit_analysis.sites import Site
 from bvit_analysis.training.evaluation import evaluate
@@ -28,6 +38,7 @@ from bvit_analysis.training.interruption import Interrupted
 from bvit_analysis.training.loop import train_steps
 from bvit_analysis.training.models import (
     build,
+    check_recipe,
     make_optimizer,
     make_student,
     teacher_config,
@@ -35,16 +46,24 @@ from bvit_analysis.training.models import (
     weights_digest,
 )
 from bvit_analysis.training.state import TrainingState, restore_state
+from bvit_analysis.training.waiting import wait_for_writer
 from bvit_analysis.watch import Watch
 
 
-def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> Path:
+def train(
+    config: RunConfig,
+    run_dir: str | Path,
+    *,
+    progress: bool = True,
+    instruments: Callable[[], Sequence[Instrument]] = standard,
+) -> Path:
     """Train one model and record it; calling it again resumes, or returns at once if the run is finished.
 
     Args:
         config: What to train; recipe None trains the float model on labels.
         run_dir: Folder of the run; its name is the run id. A teacher is looked for, and made, beside it.
         progress: Whether to show a progress bar.
+        instruments: Makes what measures, for example lambda: [*standard(), Mine()].
 
     Returns:
         The run folder.
@@ -52,26 +71,28 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
     Raises:
         ConfigError: If the folder holds a run with another configuration, or a name is wrong.
         TrainingError: If the loss or the gradient is not finite; the update was not made.
+        RunError: If the folder is being written already, by another process or by this one.
         Interrupted: After SIGTERM or SIGINT, once a checkpoint is saved.
     """
     run_dir = Path(run_dir)
     check_name(run_dir.name)
     if is_finished(config, run_dir):
+        _tidy(run_dir)
         return run_dir
+    check_recipe(config)
     torch.set_num_threads(config.training.threads)
     dataset = load_dataset(config.data)
     check_same_data(run_dir, dataset)
     teacher, teacher_figures = _teacher(config, run_dir.parent, dataset, progress)
     model, sites = make_student(config, dataset, teacher)
-    started = (run_dir / "run.json").exists()
-    checkpoint = load_checkpoint(run_dir) if started else None
-    writer = RunWriter(
-        run_dir,
-        info=describe_run(config, run_dir.name, dataset, model, sites, teacher_figures),
-        resume_step=(checkpoint.step if checkpoint else 0) if started else None,
-    )
+    panel = list(instruments())
+    info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
+    opened = _open(config, run_dir, info, declared_by(panel))
+    if opened is None:  # another process has finished it since
+        return run_dir
+    writer, checkpoint = opened
     try:
-        state = _start(config, model, sites, teacher, writer, run_dir)
+        state = _start(config, model, sites, teacher, writer, run_dir, panel)
         if checkpoint:
             restore_state(state, checkpoint.tensors, checkpoint.state, checkpoint.step)
         train_steps(config, dataset, teacher, state, writer, run_dir, progress)
@@ -86,6 +107,58 @@ def train(config: RunConfig, run_dir: str | Path, *, progress: bool = True) -> P
     finally:
         writer.close()
     return run_dir
+
+
+def _open(
+    config: RunConfig, run_dir: Path, info: dict[str, Any], measures: Sequence[Measure]
+) -> tuple[RunWriter, Checkpoint | None] | None:
+    """Return the writer of a run and the checkpoint to go on from, or None if the run is finished."""
+    # What is there is looked at by its owner alone: until then another process may be changing it.
+    lock = take_lock(run_dir)
+    try:
+        if is_finished(config, run_dir):
+            lock.release()
+            return None
+        remove_half_checkpoints(run_dir)
+        started = (run_dir / "run.json").exists()
+        checkpoint = load_checkpoint(run_dir) if started else None
+        step = (checkpoint.step if checkpoint else 0) if started else None
+        writer = RunWriter(run_dir, info=info, resume_step=step, measures=measures, lock=lock)
+        return writer, checkpoint
+    except BaseException:
+        lock.release()
+        raise
+
+
+def train_teacher(config: RunConfig, folder: Path, *, progress: bool = True) -> Path:
+    """Train the float teacher of a run, or wait for the process that trains it; if that one dies, go on in its place.
+
+    Args:
+        config: Of the run that needs the teacher.
+        folder: Of the teacher.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The teacher's folder, finished.
+
+    Raises:
+        RunError: If the process that has the teacher lives, but does nothing.
+    """
+    while True:
+        try:
+            return train(teacher_config(config), folder, progress=progress)
+        except RunHeldError:
+            wait_for_writer(folder, progress=progress)
+
+
+def _tidy(run_dir: Path) -> None:
+    """Remove what a kill after the end of a run has left, unless somebody is still at it."""
+    if leftovers(run_dir) or half_checkpoints(run_dir):
+        with contextlib.suppress(RunError):
+            lock = take_lock(run_dir)
+            remove_leftovers(run_dir)
+            remove_half_checkpoints(run_dir)
+            lock.release()
 
 
 def _teacher(
@@ -105,7 +178,7 @@ def _teacher(
             )
         model.load_state_dict(load_file(path))
     elif config.teacher is not None:
-        folder = train(teacher_config(config), root / teacher_run_id(config), progress=progress)
+        folder = train_teacher(config, root / teacher_run_id(config), progress=progress)
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             raise RunError(
@@ -127,6 +200,7 @@ def _start(
     teacher: nn.Module | None,
     writer: RunWriter,
     run_dir: Path,
+    instruments: Sequence[Instrument],
 ) -> TrainingState:
     latents = {site.name: site.latent for site in sites if site.latent is not None}
     decay = config.recipe.latent_weight_decay if config.recipe else 0.0
@@ -139,6 +213,7 @@ def _start(
         teacher=teacher,
         writer=writer,
         total_steps=config.training.steps,
+        instruments=instruments,
     )
     return TrainingState(
         model, optimizer, GradientRegularizer(latents, config.recipe or Recipe()), watch

@@ -1,4 +1,4 @@
-"""Many runs: a grid of recipes and seeds, some at a time, each in a process of its own."""
+"""Many runs: a grid of recipes and seeds, some at a time, each in a process that dies with this one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,29 +16,48 @@ from typing import IO
 
 from tqdm import tqdm
 
-from bvit_analysis.config import RunConfig, from_dict, get_recipe, to_dict
-from bvit_analysis.errors import TrainingError
-from bvit_analysis.training.models import teacher_config, teacher_run_id
-from bvit_analysis.training.run import train
+from bvit_analysis.config import Recipe, RunConfig, from_dict, get_recipe, resolve_recipe, to_dict
+from bvit_analysis.config.text import differences
+from bvit_analysis.errors import ConfigError, TrainingError
+from bvit_analysis.processes import Child
+from bvit_analysis.records import check_name
+from bvit_analysis.training.interruption import Interrupted, stop_signals
+from bvit_analysis.training.models import check_recipe, teacher_run_id
+from bvit_analysis.training.run import train, train_teacher
+
+STOP_S = 120.0
+"So long runs that are asked to stop may take until their checkpoints are saved; then they are killed, seconds."
+_POLL_S = 0.25
 
 
-def grid(base: RunConfig, recipes: Sequence[str], seeds: Sequence[int]) -> dict[str, RunConfig]:
+def grid(
+    base: RunConfig, recipes: Sequence[str | Recipe], seeds: Sequence[int]
+) -> dict[str, RunConfig]:
     """Return the configurations of an ablation by run id, such as 'asm-seed1'.
 
     Runs of one seed share initial weights, order of images, augmentation and dropout: pairs for the statistics.
 
     Args:
         base: The scale preset, or any other configuration; its recipe and seed are replaced.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own; each run id begins with a recipe's name.
         seeds: Seeds.
 
     Raises:
-        ConfigError: If a recipe's name is unknown.
+        ConfigError: If a preset's name is unknown, a name cannot be that of a folder, two different recipes have one
+            name, or a recipe holds a class or object that a later process could not find.
     """
+    chosen: dict[str, Recipe] = {}
+    for recipe in map(get_recipe, recipes):
+        check_name(f"{recipe.name}-seed0")
+        found = differences(to_dict(chosen.setdefault(recipe.name, recipe)), to_dict(recipe))
+        if found:
+            raise ConfigError(
+                f"two different recipes are named {recipe.name!r} ({', '.join(found)}); give one another name"
+            )
     return {
-        f"{name}-seed{seed}": dataclasses.replace(base, recipe=get_recipe(name), seed=seed)
+        f"{name}-seed{seed}": dataclasses.replace(base, recipe=recipe, seed=seed)
         for seed in seeds
-        for name in recipes
+        for name, recipe in chosen.items()
     }
 
 
@@ -47,7 +65,7 @@ def ablate(
     base: RunConfig,
     out: Path,
     *,
-    recipes: Sequence[str],
+    recipes: Sequence[str | Recipe],
     seeds: Sequence[int],
     jobs_at_once: int | None = None,
     progress: bool = True,
@@ -57,7 +75,7 @@ def ablate(
     Args:
         base: What the runs have in common.
         out: Folder that gets one folder a run, and the teacher's.
-        recipes: Preset names.
+        recipes: Preset names, or recipes of your own with classes and objects that can be imported.
         seeds: Seeds.
         jobs_at_once: Runs at a time; by default the cores divided by the threads of a run, at most 8.
         progress: Whether to show one bar over the steps of all runs.
@@ -66,25 +84,27 @@ def ablate(
         The run folders, teacher first.
 
     Raises:
+        ConfigError: If a recipe is wrong, before anything is trained.
         TrainingError: If a run failed, after all others have ended; it names the run and its error.
+        Interrupted: After SIGTERM or SIGINT, once the runs have saved checkpoints; a second signal kills them.
     """
     configs = grid(base, recipes, seeds)
+    for config in configs.values():
+        check_recipe(config)
     at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
     out.mkdir(parents=True, exist_ok=True)
     folders = []
     if base.teacher is not None:
         # Before the others, which would all make it.
         teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
-        folders.append(
-            train(teacher_config(teacher), out / teacher_run_id(teacher), progress=progress)
-        )
+        folders.append(train_teacher(teacher, out / teacher_run_id(teacher), progress=progress))
     folders += _run_all(configs, out, at_once, progress)
     return folders
 
 
 def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: bool) -> list[Path]:
     waiting = list(configs.items())
-    active: dict[str, subprocess.Popen[bytes]] = {}
+    active: dict[str, Child] = {}
     errors: dict[str, IO[bytes]] = {}
     failed: dict[str, str] = {}
     bar = tqdm(
@@ -93,30 +113,26 @@ def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: b
         unit="step",
         disable=not progress,
     )
-    stack = contextlib.ExitStack()
-    try:
-        while waiting or active:
+    with stop_signals() as stop, contextlib.ExitStack() as stack, bar:
+        stack.callback(_end, active)
+        while (waiting or active) and not stop:
             while waiting and len(active) < at_once:
                 name, config = waiting.pop(0)
                 errors[name] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
                 active[name] = _start(config, out / name, errors[name])
-            time.sleep(0.25)
-            for name in [name for name, process in active.items() if process.poll() is not None]:
-                process = active.pop(name)
-                if process.returncode:
-                    failed[name] = _last_words(out / name, errors[name], process.returncode)
+            time.sleep(_POLL_S)
+            for name, code in _ended(active).items():
+                if code:
+                    failed[name] = _last_words(out / name, errors[name], code)
             bar.n = sum(_steps_done(out / name, config) for name, config in configs.items())
             bar.refresh()
-    except BaseException:
-        for process in active.values():
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGTERM)
-        for process in active.values():
-            process.wait()
-        raise
-    finally:
-        bar.close()
-        stack.close()
+        if stop:
+            name = signal.Signals(stop[0]).name
+            print(
+                f"stopped by {name}; {len(active)} runs save a checkpoint, and the same command goes on from there",
+                file=sys.stderr,
+            )
+            raise Interrupted(128 + stop[0])
     if failed:
         first, why = next(iter(failed.items()))
         raise TrainingError(
@@ -126,20 +142,54 @@ def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: b
     return [out / name for name in configs]
 
 
-def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> subprocess.Popen[bytes]:
+def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> Child:
     # Threads are fixed before torch is imported, so that two runs never fight over the cores.
     threads = {"OMP_NUM_THREADS": str(config.training.threads)}
-    process = subprocess.Popen(
+    return Child(
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=errors,
-        env={**os.environ, **threads},
+        errors=errors,
+        environment={**os.environ, **threads},
+        words=_written(config),
     )
-    assert process.stdin is not None
-    process.stdin.write(json.dumps(to_dict(config)).encode())
-    process.stdin.close()
-    return process
+
+
+def _ended(active: dict[str, Child]) -> dict[str, int]:
+    """Take the runs whose processes have ended out of the active ones; return their exit codes."""
+    codes = {name: child.poll() for name, child in active.items()}
+    ended = {name: code for name, code in codes.items() if code is not None}
+    for name in ended:
+        del active[name]
+    return ended
+
+
+def _end(active: dict[str, Child]) -> None:
+    """Let the runs save a checkpoint, each at its next step, and kill those that take too long."""
+    try:
+        for child in active.values():
+            child.ask_to_stop()
+        until = time.monotonic() + STOP_S
+        while active and time.monotonic() < until:
+            time.sleep(_POLL_S)
+            _ended(active)
+    finally:
+        for name, child in active.items():
+            child.kill()
+            print(f"{name}: killed; it goes on from its last checkpoint", file=sys.stderr)
+
+
+def _written(config: RunConfig) -> bytes:
+    """Return a configuration for a child process, with the folders that its import paths were followed from."""
+    return json.dumps({"config": to_dict(config), "folders": sys.path}).encode()
+
+
+def _read(text: bytes) -> RunConfig:
+    """Return what _written() wrote; the parent is trusted, so import paths are followed."""
+    data = json.loads(text)
+    config = from_dict(RunConfig, data["config"])
+    if config.recipe is None:
+        return config
+    recipe = resolve_recipe(config.recipe, *data["folders"])
+    return dataclasses.replace(config, recipe=recipe)
 
 
 def _steps_done(run_dir: Path, config: RunConfig) -> int:
@@ -163,4 +213,4 @@ def _last_words(run_dir: Path, errors: IO[bytes], code: int) -> str:
 
 if __name__ == "__main__":
     # One run of a sweep: its configuration comes on standard input.
-    train(from_dict(RunConfig, json.load(sys.stdin)), Path(sys.argv[1]), progress=False)
+    train(_read(sys.stdin.buffer.read()), Path(sys.argv[1]), progress=False)

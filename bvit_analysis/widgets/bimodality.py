@@ -19,8 +19,7 @@ from bvit_analysis.plots.bimodality import NO_WEIGHTS
 from bvit_analysis.plots.distribution import ridge_frame, ridge_limit, ridge_marks
 from bvit_analysis.plots.nulls import NO_STATISTICS, null_frame, null_marks, statistics_of
 from bvit_analysis.plots.overlay import looks
-from bvit_analysis.records import Run
-from bvit_analysis.tables.chance import GAUSSIAN_NULLS
+from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.widgets.base import Explorer, read_runs, run_names
 from bvit_analysis.widgets.choices import run_choices, step_choice
 from bvit_analysis.widgets.screen import Ground, fixed
@@ -121,8 +120,8 @@ class BimodalityExplorer(Explorer):
         where = "Over all weight sites" if site is None else f"At {style.clip(site)}"
         return (
             f"{where}, step {self.value('step')}: {'; '.join(parts)} (Gaussian "
-            f"weights: {GAUSSIAN_NULLS['bimodality_coefficient']:.2f} and "
-            f"{GAUSSIAN_NULLS['mass_near_zero_010']:.1%}). " + " ".join(verdicts)
+            f"weights: {MEASURES['bimodality_coefficient'].null:.2f} and "
+            f"{MEASURES['mass_near_zero_010'].null:.1%}). " + " ".join(verdicts)
         )
 
     def _shown(self) -> list[Run]:

@@ -79,7 +79,8 @@ class RunComparer(Explorer):
             "colour",
             W.Dropdown(options=[(f"by {hue}", hue) for hue in HUES], description="colour"),
         )
-        known = [name for name in tables.METRICS if name != "test_accuracy"]
+        self._metrics = tables.metrics_of(listed)
+        known = [name for name in self._metrics if name != "test_accuracy"]
         evidence = self.control(
             "evidence",
             W.Dropdown(options=known, value="late_flip_rate", description="evidence"),
@@ -183,7 +184,9 @@ class RunComparer(Explorer):
             f'<th style="padding:0 0.6em">{safe(_words(name))}</th>' for name in rows.columns
         )
         body = "".join(
-            "<tr>" + "".join(_cell(name, row[name]) for name in rows.columns) + "</tr>"
+            "<tr>"
+            + "".join(_cell(name, row[name], self._metrics.get(name)) for name in rows.columns)
+            + "</tr>"
             for row in rows.to_dict("records")
         )
         return (
@@ -259,9 +262,8 @@ def _words(column: str) -> str:
     return column.replace("_", " ")
 
 
-def _cell(name: str, value: object) -> str:
+def _cell(name: str, value: object, known: tables.Metric | None) -> str:
     if isinstance(value, float) and name not in _TEXT_COLUMNS:
-        known = tables.METRICS.get(name)
         form = ".2%" if name.endswith("accuracy") or known is None else known.form
         text = "" if math.isnan(value) else format(value, form)
         return f'<td style="text-align:right;padding:0 0.6em">{text}</td>'

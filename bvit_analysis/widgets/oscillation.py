@@ -44,9 +44,8 @@ class OscillationExplorer(Explorer):
     def __init__(self, runs: Run | str | Path | Sequence[Run | str | Path]) -> None:
         super().__init__("Oscillation atlas")
         self.runs = run_names(tables.binary_runs(read_runs(runs)))
-        self._all = tables.site_frame(
-            list(self.runs.values()), list(tables.ATLAS_METRICS), kind="weight"
-        )
+        offered = list(tables.atlas_choices(list(self.runs.values())))
+        self._all = tables.site_frame(list(self.runs.values()), offered, kind="weight")
         self._kept: dict[Hashable, Any] = {}
         self._grounds: dict[Hashable, list[AtlasMap]] = {}
         self._stages = {
@@ -72,9 +71,7 @@ class OscillationExplorer(Explorer):
         )
         metric = self.control(
             "metric",
-            W.Dropdown(
-                options=list(tables.ATLAS_METRICS), value="flip_rate", description="measure"
-            ),
+            W.Dropdown(options=offered, value="flip_rate", description="measure"),
         )
         site = self.control("site", W.Select(options=[], description="site", rows=9))
         window = self.control(
@@ -141,9 +138,10 @@ class OscillationExplorer(Explorer):
         return self._once(("late", name), make) if name in self.runs else {}
 
     def _found(self, name: str, metric: str) -> tables.Atlas:
-        return self._once(
-            ("atlas", name, metric), lambda: tables.site_atlas(self.runs[name], metric)
-        )
+        run = self.runs[name]
+        # another run may have measures of its own that this one lacks
+        held = run if metric in run.measures else None
+        return self._once(("atlas", name, metric), lambda: tables.site_atlas(held, metric))
 
     def _followed(self, name: str | None, site: str | None) -> pd.DataFrame | None:
         if name not in self.runs or site is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -15,6 +16,7 @@ from bvit_analysis.config import RECIPES, Recipe
 from bvit_analysis.convert import binarize
 from bvit_analysis.costs import CONVENTIONS, Convention, ModelCost, model_cost
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
+from tests.support.own_parts import Clamped, ClampedMeanShift, NeighbourShift, UniformRule
 
 DEIT_S = "deit_small_patch16_224"
 
@@ -226,6 +228,40 @@ def test_shift_by_hand(shift: Any, parameters: int, operations: int, macs: int) 
         macs,
     ]
     assert (cost.table["kind"] == "shift").sum() == 7  # four linears, and q, k, v
+
+
+@pytest.mark.parametrize(
+    ("shift", "parameters", "operations"),
+    [
+        (ClampedMeanShift, 2 * 8, 2 * 5 * 8 + 4 * 8),
+        (Clamped(bound=0.5), 2 * 8, 2 * 5 * 8 + 4 * 8),
+        (NeighbourShift, 8, 2 * 5 * 8),
+    ],
+)
+def test_own_shift_by_hand(shift: Any, parameters: int, operations: int) -> None:
+    plain, model = small_vit(), small_vit()
+    binarize(plain, Recipe())
+    binarize(model, Recipe(shift=shift))
+    before, cost = model_cost(plain), model_cost(model)
+    row = by_site(cost).loc["blocks.0.attn.k_sign.shift"]
+    got = row[["kind", "parameters", "elementwise_ops", "float_macs"]].tolist()
+    assert got == ["shift", parameters, operations, 0]
+    assert (cost.table["kind"] == "shift").sum() == 7
+    held = sum(p.numel() for p in model.parameters()) - sum(p.numel() for p in plain.parameters())
+    assert cost.kinds().loc["shift", "parameters"] == held
+    others = cost.table[cost.table["kind"] != "shift"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(others, before.table)
+    pd.testing.assert_frame_equal(cost.twin, before.twin)
+
+
+def test_own_attention_rule_by_hand() -> None:
+    class Sharp(UniformRule):
+        operations = 3
+
+    for rule, each in ((UniformRule, 4), (Sharp, 4 + 3)):
+        model = small_vit()
+        binarize(model, Recipe(attention=rule))
+        assert model_cost(model).kinds().loc["softmax", "elementwise_ops"] == each * 2 * 5 * 5
 
 
 def test_plain_recipe_has_no_extras() -> None:

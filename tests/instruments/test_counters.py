@@ -7,7 +7,7 @@ from torch import nn
 
 from bvit_analysis.errors import CheckpointError
 from bvit_analysis.instruments.counters import BUCKETS, ByteCounter, SignTracker
-from bvit_analysis.records.columns import WITHIN
+from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import Site
 
 SHAPES = [(4, 16), (3, 5), (1, 1), (7, 64), (2, 3, 2, 2)]
@@ -71,7 +71,7 @@ def effective_signs(sites: list[Site], found: list[np.ndarray]) -> list[np.ndarr
 
 
 def brute_buckets(signs: np.ndarray, since: int) -> np.ndarray:
-    """Flips of steps after `since` by the first of WITHIN that holds the gap to the weight's flip before."""
+    """Flips of steps after `since` by the first of FLIP_BACK_STEPS that holds the gap to the weight's flip before."""
     flat = signs.reshape(len(signs), -1)
     counts = np.zeros(BUCKETS, np.int64)
     for weight in range(flat.shape[1]):
@@ -80,7 +80,9 @@ def brute_buckets(signs: np.ndarray, since: int) -> np.ndarray:
             if flat[t, weight] != flat[t - 1, weight]:
                 if t > since:
                     gap = np.inf if before is None else t - before
-                    counts[next((i for i, k in enumerate(WITHIN) if gap <= k), BUCKETS - 1)] += 1
+                    counts[
+                        next((i for i, k in enumerate(FLIP_BACK_STEPS) if gap <= k), BUCKETS - 1)
+                    ] += 1
                 before = t
     return counts
 

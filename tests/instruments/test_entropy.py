@@ -18,7 +18,7 @@ from bvit_analysis.instruments.entropy import (
     by_channel,
     moments_of,
 )
-from bvit_analysis.layers import BinaryProbabilities, BinarySign, StaticShift
+from bvit_analysis.layers import BinaryProbabilities, BinarySign, ElasticRule, StaticShift
 from bvit_analysis.sites import Site, find_sites
 
 
@@ -26,7 +26,7 @@ class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.sign = BinarySign(StaticShift(5), dim=5, gradient="clip")
-        self.probabilities = BinaryProbabilities(2, tokens=6, kind="elastic")
+        self.probabilities = BinaryProbabilities(2, tokens=6, rule=ElasticRule())
         with torch.no_grad():
             self.sign.shift.bias.copy_(torch.tensor([0.0, 0.5, 9.0, -9.0, 0.1]))
 

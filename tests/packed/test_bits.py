@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.packed.bits import pack_rows, pack_signs, unpack_rows, words_of_rows
+from bvit_analysis.packed.bits import (
+    bits_of_words,
+    pack_rows,
+    pack_signs,
+    rows_of_words,
+    unpack_rows,
+    words_of,
+    words_of_rows,
+)
 
 SHAPES = st.tuples(st.integers(0, 4), st.integers(0, 3), st.integers(0, 200))
 
@@ -39,6 +47,7 @@ def test_bytes_and_words_hold_the_same_bits(shape, seed):
     rows = pack_rows(signs)
     assert rows.shape == (*shape[:-1], -(-shape[-1] // 8))
     np.testing.assert_array_equal(words_of_rows(rows), pack_signs(signs))
+    np.testing.assert_array_equal(rows_of_words(pack_signs(signs), shape[-1]), rows)
     back = unpack_rows(rows, shape[-1])
     assert back.dtype == np.int8
     np.testing.assert_array_equal(back, signs)
@@ -61,6 +70,14 @@ def test_xor_and_popcount_give_the_product(n, seed):
     a, b = signs_of((2, n), seed)
     different = int(np.bitwise_count(pack_signs(a) ^ pack_signs(b)).sum())
     assert n - 2 * different == int(a.astype(int) @ b.astype(int))
+
+
+@given(st.integers(0, 200), st.integers(0, 2**32 - 1))
+def test_bits_are_read_one_by_one(n, seed):
+    words = pack_signs(signs_of((3, n), seed))
+    assert words_of(n) == words.shape[-1] == len(range(0, n, 64))
+    one_by_one = [[int(row[j // 64]) >> j % 64 & 1 for j in range(n)] for row in words]
+    assert bits_of_words(words, n).tolist() == one_by_one
 
 
 def test_what_counts_as_plus_one():

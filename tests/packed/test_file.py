@@ -369,7 +369,7 @@ def test_deit_small_gives_identical_logits_on_100_images(recipe, tmp_path):
     ("made", "told", "where"),
     [
         ("asm", "baseline", "shift"),
-        (Recipe(attention="boolean"), Recipe(), "kind"),
+        (Recipe(attention="boolean"), Recipe(), "rule"),
         (Recipe(centre_weights=True), Recipe(), "centred"),
         (Recipe(weight_scale="none"), Recipe(), "scaled"),
         (Recipe(shortcuts=False), Recipe(), "shortcut"),

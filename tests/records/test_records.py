@@ -35,8 +35,8 @@ from bvit_analysis.records import (
     load_run,
     write_json_atomic,
 )
-from bvit_analysis.records import lock as run_lock
 from bvit_analysis.records import parts as run_parts
+from bvit_analysis.records import store as run_store
 from bvit_analysis.records import writer as run_writer
 from tests.support.synthetic_run import make_run
 
@@ -80,8 +80,8 @@ def parts_run(tmp_path: Path) -> Path:
 
 def test_every_kind_comes_back_as_it_was_written(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
-    sites = rng.normal(size=(2, len(SITE_METRICS))).astype(np.float32)
-    sites[0, 3] = np.inf
+    sites = rng.uniform(size=(2, len(SITE_METRICS))).astype(np.float32)
+    sites[:, SITE_METRICS.index("kurtosis")] += 1
     latent = rng.normal(size=5).astype(np.float32)
     with RunWriter(tmp_path / "r", info={"sites": SITES, "seed": 3}) as writer:
         writer.append("scalars", {"step": 7, "loss": 0.1, "accuracy": 1 / 3})
@@ -182,7 +182,7 @@ def test_the_seal_timer_changes_no_row(tmp_path: Path, monkeypatch: pytest.Monke
     make_run(tmp_path / "a", steps=3, blocks=1)
     monkeypatch.setattr(run_writer, "SEAL_SECONDS", 0.0)
     make_run(tmp_path / "b", steps=3, blocks=1, state="running")
-    monkeypatch.setattr(run_writer, "MERGE_PARTS", 7)
+    monkeypatch.setattr(run_store, "MERGE_PARTS", 7)
     make_run(tmp_path / "c", steps=3, blocks=1, state="running")
     assert len(list((tmp_path / "b/sites").glob("part-*"))) > 20
     assert len(list((tmp_path / "c/sites").glob("part-*"))) < 12
@@ -202,7 +202,7 @@ def test_close_leaves_one_part_a_kind(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_large_tables_are_split_and_merged_within_bounds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_writer, "PART_BYTES", 56 * 40)
+    monkeypatch.setattr(run_store, "PART_BYTES", 56 * 40)
     with RunWriter(tmp_path / "r", info={}) as writer:
         writer.append("scalars", {"step": np.arange(100), "loss": 1.0})
         writer.seal()
@@ -447,19 +447,19 @@ def test_counts_missing_unknown_or_damaged(tmp_path: Path) -> None:
 
 def test_reading_while_parts_come_and_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_writer, "SEAL_SECONDS", 0.0)
-    monkeypatch.setattr(run_writer, "MERGE_PARTS", 3)
+    monkeypatch.setattr(run_store, "MERGE_PARTS", 3)
     writer = RunWriter(tmp_path / "r", info={})
     read = run_parts.read_part
     step = iter(range(2, 1000))
 
-    def read_late(path: Path, kind: str, columns: Any = None) -> pa.Table:
+    def read_late(path: Path, kind: str, columns: Any = None, **options: Any) -> pa.Table:
         # Between the listing of a part and its reading the writer adds rows and merges parts.
         if next(calls) % 4 == 0:
             _scalars(writer, now := next(step), now + 1)
-        return read(path, kind, columns)
+        return read(path, kind, columns, **options)
 
     calls = iter(range(10_000))
-    monkeypatch.setattr("bvit_analysis.records.reader.read_part", read_late)
+    monkeypatch.setattr("bvit_analysis.records.rows.read_part", read_late)
     _scalars(writer, 1, 2)
     for _ in range(12):
         steps = load_run(tmp_path / "r").scalars["step"].tolist()
@@ -587,64 +587,6 @@ def test_an_existing_run_is_not_written_over(parts_run: Path) -> None:
     with pytest.raises(RunError, match="already holds a run; resume it"):
         RunWriter(parts_run, info={})
     assert _listing(parts_run) == before
-
-
-# Ownership ------------------------------------------------------------------------------------
-
-
-def test_one_writer_at_a_time(tmp_path: Path) -> None:
-    writer = RunWriter(tmp_path / "r", info={})
-    with pytest.raises(RunError, match=f"written by process {os.getpid()}"):
-        RunWriter(tmp_path / "r", info={}, resume_step=0)
-    del writer
-    RunWriter(tmp_path / "r", info={}, resume_step=0).close()
-
-
-@pytest.mark.parametrize(
-    ("owner", "age", "free"),
-    [
-        ({"host": "elsewhere", "pid": 1}, 0, False),
-        ({"host": "elsewhere", "pid": 1}, 700, True),
-        (None, 0, False),
-        (None, 700, True),
-    ],
-)
-def test_locks_of_other_machines_and_half_written_ones(
-    tmp_path: Path, owner: dict | None, age: float, free: bool
-) -> None:
-    path = tmp_path / "r"
-    RunWriter(path, info={}).close()
-    lock = path / "lock"
-    lock.write_text("" if owner is None else json.dumps(owner))
-    os.utime(lock, (time.time() - age, time.time() - age))
-    status = load_run(path).status
-    write_json_atomic(path / "status.json", {**status, "heartbeat": time.time() - age})
-    if free:
-        RunWriter(path, info={}, resume_step=0).close()
-    else:
-        with pytest.raises(RunError, match="is being written by"):
-            RunWriter(path, info={}, resume_step=0)
-
-
-def test_a_stale_lock_taken_by_another_meanwhile_is_put_back(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = tmp_path / "r"
-    RunWriter(path, info={}).close()
-    lock = path / "lock"
-    lock.write_text('{"host": "dead"}')
-    live = json.dumps({"host": "other", "pid": 5, "created": time.time()})
-
-    def stale(run_dir: Path, owner: dict) -> bool:
-        if owner.get("host") == "other":
-            return False
-        lock.write_text(live)  # another process was faster
-        return True
-
-    monkeypatch.setattr(run_lock, "_is_stale", stale)
-    with pytest.raises(RunError, match="process 5 on other"):
-        RunWriter(path, info={}, resume_step=0)
-    assert lock.read_text() == live
 
 
 # Hostile folders ------------------------------------------------------------------------------

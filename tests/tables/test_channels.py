@@ -12,7 +12,7 @@ from scipy.stats import entropy
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.measures import channel_entropy_bits
-from bvit_analysis.records import RunWriter, load_run
+from bvit_analysis.records import RunWarning, RunWriter, load_run
 from tests.support.synthetic_run import SIGNS, make_run
 
 
@@ -67,9 +67,15 @@ def test_wrong_questions_are_answered_clearly(tmp_path) -> None:
         tables.channel_entropy(run, "a.sign", 6)
 
 
-@pytest.mark.parametrize(("counts", "n"), [([5], 4), ([-1], 4), ([0], 0)])
-def test_a_record_without_sense_is_empty(tmp_path, counts, n) -> None:
-    assert tables.channel_entropy(write(tmp_path / "r", counts, n), "a.sign").empty
+@pytest.mark.parametrize(("counts", "n"), [([5], 4), ([-1], 4)])
+def test_a_record_without_sense_is_empty_and_said(tmp_path, counts, n) -> None:
+    run = write(tmp_path / "r", counts, n)
+    with pytest.warns(RunWarning, match=r"1 row\(s\) with an impossible count"):
+        assert tables.channel_entropy(run, "a.sign").empty
+
+
+def test_a_record_of_no_values_is_empty(tmp_path) -> None:
+    assert tables.channel_entropy(write(tmp_path / "r", [0], 0), "a.sign").empty
 
 
 def test_an_older_run_has_no_channels(tmp_path) -> None:

@@ -15,7 +15,7 @@ from scipy.stats import entropy
 from bvit_analysis import quantizers, toys
 from bvit_analysis.config import get_recipe
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.regularization import GradientRegularizer
+from bvit_analysis.regularization import GradientRegularizer, ResilientTerm
 
 # Exact zeros of both signs, the corners of every estimator, and points beside them.
 POINTS = np.array([-3, -1.001, -1, -0.999, -0.5, -0.0, 0.0, 0.25, 0.5, 0.75, 0.999, 1, 1.001, 3])
@@ -71,6 +71,10 @@ def test_sign_entropy_is_that_of_scipy(positive: int) -> None:
     assert toys.sign_entropy_bits(x) == pytest.approx(expected, abs=1e-12)
 
 
+def term_of(kind: str, period: int) -> str | ResilientTerm:
+    return ResilientTerm(period=period) if kind == "resilient" else kind
+
+
 @pytest.mark.parametrize("kind", toys.TERMS)
 @pytest.mark.parametrize("progress", [0.0, 0.4, 1.0])
 def test_gradient_terms_are_those_of_the_library(kind: str, progress: float) -> None:
@@ -78,11 +82,11 @@ def test_gradient_terms_are_those_of_the_library(kind: str, progress: float) -> 
     w, g = draw.normal(size=(5, 7)), draw.normal(size=(5, 7))
     w[0, :3] = 0.0, -0.0, 1.0
     recipe = dataclasses.replace(
-        get_recipe("grs"), regularization=kind, regularization_strength=0.7
+        get_recipe("grs"), regularization=term_of(kind, 1), regularization_strength=0.7
     )
     weight = torch.nn.Parameter(torch.tensor(w))
     weight.grad = torch.tensor(g)
-    term = GradientRegularizer({"w": weight}, recipe, period=1)
+    term = GradientRegularizer({"w": weight}, recipe)
     term.apply(learning_rate=0.1, progress=progress)
     first = weight.grad.numpy() - g
     options = {"kind": kind, "strength": 0.7, "progress": progress}
@@ -204,10 +208,10 @@ def test_two_layers_are_trained_as_the_library_trains_them(kind: str) -> None:
     run = toys.train_two_layers(strength=2.0, kind=kind, momentum=0.5, clip=0.6, steps=50)
     parameters = _torch_network(toys.first_network(4))
     recipe = dataclasses.replace(
-        get_recipe("grs"), regularization=kind, regularization_strength=2.0
+        get_recipe("grs"), regularization=term_of(kind, toys.PERIOD), regularization_strength=2.0
     )
     latent = {name: parameters[name] for name in ("first", "second")}
-    term = GradientRegularizer(latent, recipe, period=toys.PERIOD)
+    term = GradientRegularizer(latent, recipe)
     optimizer = torch.optim.SGD(parameters.values(), lr=0.1, momentum=0.5)
     losses = []
     for step in range(50):

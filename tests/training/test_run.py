@@ -7,7 +7,9 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -27,13 +29,16 @@ from bvit_analysis.config import (
     get_recipe,
     to_dict,
 )
-from bvit_analysis.errors import ConfigError, TrainingError
-from bvit_analysis.records import load_run
+from bvit_analysis.errors import ConfigError, RunError, TrainingError
+from bvit_analysis.processes import Child, process_start
+from bvit_analysis.records import RunWarning, load_run
 from bvit_analysis.records.checkpoints import load_checkpoint
+from bvit_analysis.records.lock import RunHeldError, leftovers, take_lock
 from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.loop import distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
 from bvit_analysis.training.run import train
+from tests.support.patience import wait_for, work_of
 
 STEPS = 24
 
@@ -77,7 +82,7 @@ def everything(folder: Path) -> dict[str, object]:
             values = frame[column].to_numpy()
             if values.dtype == object:
                 values = (
-                    np.concatenate([np.asarray(v).ravel() for v in values])
+                    np.array([x for value in values for x in np.asarray(value).ravel()])
                     if kind in ("histograms", "channels") and column == "counts"
                     else values.astype(str)
                 )
@@ -119,28 +124,27 @@ def copy_teacher(source: Path, root: Path) -> None:
 # Resume -----------------------------------------------------------------------------------------------------------------
 
 
-def start_process(config: RunConfig, folder: Path) -> subprocess.Popen[bytes]:
-    process = subprocess.Popen(
+def start_process(config: RunConfig, folder: Path) -> Child:
+    return Child(
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(folder)],
-        stdin=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        environment={**os.environ, "OMP_NUM_THREADS": "1"},
+        words=json.dumps(to_dict(config)).encode(),
     )
-    process.stdin.write(json.dumps(to_dict(config)).encode())
-    process.stdin.close()
-    return process
 
 
-def wait_until_running(folder: Path, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if json.loads((folder / "status.json").read_text())["state"] == "running":
-                return
-        except (OSError, ValueError):
-            pass
-        time.sleep(0.005)
-    raise AssertionError(f"the training did not start: exit code {process.poll()}")
+def status_of(folder: Path) -> dict[str, object]:
+    try:
+        return json.loads((folder / "status.json").read_text())
+    except (OSError, ValueError):
+        return {}
+
+
+def wait_until_running(folder: Path, process: Child) -> None:
+    def is_running() -> bool:
+        assert process.poll() is None, f"the training did not start: exit code {process.poll()}"
+        return status_of(folder).get("state") == "running"
+
+    wait_for(is_running, work_of(process.pid), every_s=0.005)
 
 
 def test_kill_9_at_three_random_moments_resumes_to_the_bit(tmp_path):
@@ -227,10 +231,10 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     config = tiny(steps=400, checkpoint_every=400, evaluate_every=400)
     folder = tmp_path / "run"
     process = start_process(config, folder)
-    wait_until_running(folder, process)
-    time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    wait_for(lambda: status_of(folder).get("step", 0) >= 20, work_of(process.pid))
+    process.ask_to_stop()
+    wait_for(lambda: process.poll() is not None, work_of(process.pid))
+    assert process.wait() == 143
     run = load_run(folder)
     assert run.state == "interrupted"
     checkpoint = load_checkpoint(folder)
@@ -245,6 +249,146 @@ def test_a_finished_run_is_returned_at_once(finished):
     assert before == {
         path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()
     }
+
+
+def test_what_a_kill_after_the_end_left_is_removed_by_the_next_start(finished, tmp_path):
+    folder = tmp_path / "runs" / finished.name
+    shutil.copytree(finished, folder)
+    before = sorted(folder.rglob("*"))
+    owner = {"host": socket.gethostname(), "pid": os.getpid(), "pid_started": 1, "created": 0.0}
+    (folder / "lock").write_text(json.dumps(owner))
+    (folder / "scalars" / ".part-000009.parquet.1-ab.tmp").write_bytes(b"half")
+    (folder / ".lock.1-ab.tmp").write_bytes(b"")
+    newest = folder / "checkpoints" / f"ckpt-{STEPS:08d}"
+    shutil.copytree(newest, newest.with_name(f"{newest.name}.old"))
+    (folder / "checkpoints" / f"ckpt-{STEPS + 1:08d}.tmp-1-ab").mkdir()
+    (folder / "checkpoints" / f"ckpt-{STEPS - 1:08d}.gone-ab").mkdir()
+    assert train(tiny(), folder, progress=False) == folder
+    assert sorted(folder.rglob("*")) == before
+    assert differing(finished, folder) == []
+
+
+def test_what_is_half_in_a_run_that_somebody_writes_stays(finished, tmp_path):
+    folder = tmp_path / "runs" / finished.name
+    shutil.copytree(finished, folder)
+    half = folder / "scalars" / ".part-000009.parquet.1-ab.tmp"
+    half.write_bytes(b"half")
+    lock = take_lock(folder)
+    assert train(tiny(), folder, progress=False) == folder
+    assert half.exists()
+    lock.release()
+    train(tiny(), folder, progress=False)
+    assert not half.exists()
+
+
+def test_an_old_checkpoint_goes_only_where_its_successor_is_whole(finished, tmp_path):
+    folder = tmp_path / "runs" / finished.name
+    shutil.copytree(finished, folder)
+    newest = folder / "checkpoints" / f"ckpt-{STEPS:08d}"
+    old = newest.with_name(f"{newest.name}.old")
+    shutil.copytree(newest, old)
+    (newest / "state.json").write_text("{}")
+    train(tiny(), folder, progress=False)
+    assert old.is_dir()
+    with pytest.warns(RunWarning, match="state.json does not match"):
+        assert load_checkpoint(folder).path == old
+
+
+def test_a_second_training_of_the_same_run_is_refused(finished, tmp_path):
+    folder = tmp_path / "runs" / "other"
+    folder.parent.mkdir()
+    copy_teacher(finished, folder.parent)
+    process = start_process(tiny(steps=4000, checkpoint_every=4000), folder)
+    try:
+        wait_until_running(folder, process)
+        with pytest.raises(RunHeldError, match=f"written by process {process.pid}"):
+            train(tiny(steps=4000, checkpoint_every=4000), folder, progress=False)
+    finally:
+        process.kill()
+
+
+# A teacher that another process trains ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_seeds_started_together_share_the_teacher_that_one_of_them_trains(finished, tmp_path):
+    folders = [tmp_path / f"binaryvit-seed{seed}" for seed in (0, 1)]
+    processes = [
+        start_process(dataclasses.replace(tiny(), seed=seed), folder)
+        for seed, folder in enumerate(folders)
+    ]
+    for process in processes:
+        wait_for(lambda process=process: process.poll() is not None, work_of(process.pid))
+    assert [process.poll() for process in processes] == [0, 0]
+    assert differing(finished, folders[0]) == []
+    teacher = tmp_path / teacher_run_id(tiny())
+    assert differing(finished.parent / teacher.name, teacher) == []
+    assert list(teacher.glob("*/superseded-*")) == []  # trained once
+    assert all(leftovers(folder) == [] for folder in (*folders, teacher))
+
+
+@pytest.mark.slow
+def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
+    finished, tmp_path, capfd
+):
+    config = tiny()
+    long = dataclasses.replace(config.teacher, steps=400, checkpoint_every=20)
+    config = dataclasses.replace(config, teacher=long)
+    teacher = tmp_path / teacher_run_id(config)
+    first = start_process(config, tmp_path / "one")
+    try:
+        wait_for(lambda: status_of(teacher).get("step", 0) >= 40, work_of(first.pid))
+        seen = []
+
+        def moment(seconds: float) -> None:
+            """Look once while the first trains, then kill it."""
+            if not seen:
+                seen.append(status_of(teacher)["step"])
+                first.kill()
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("bvit_analysis.training.waiting.time.sleep", moment)
+            train(config, tmp_path / "two", progress=True)
+    finally:
+        first.kill()
+    assert seen[0] >= 40
+    said = capfd.readouterr().err
+    assert (
+        f"waiting for process {first.pid} on {socket.gethostname()}, which is training it" in said
+    )
+    assert load_run(teacher).state == "finished"
+    assert load_run(teacher).scalars["step"].tolist() == list(range(1, 401))
+    whole = train(config, tmp_path / "whole" / "two", progress=False)
+    assert differing(whole.parent / teacher.name, teacher) == []
+    assert differing(whole, tmp_path / "two") == []
+
+
+def test_a_writer_that_lives_but_does_nothing_is_not_waited_for_for_ever(
+    finished, tmp_path, monkeypatch
+):
+    from bvit_analysis.training import waiting
+
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    sleeper = Child([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+    try:
+        owner = {"host": socket.gethostname(), "pid": sleeper.pid, "created": time.time()}
+        (folder / "lock").write_text(
+            json.dumps({**owner, "pid_started": process_start(sleeper.pid)})
+        )
+        clock = iter(range(0, 10**6, 100))
+        monkeypatch.setattr(waiting.time, "monotonic", lambda: next(clock))
+        monkeypatch.setattr(waiting.time, "sleep", lambda seconds: None)
+        with pytest.raises(RunError, match=f"process {sleeper.pid}.*done nothing for 600 s"):
+            waiting.wait_for_writer(folder, progress=False)
+        # Processor time is a sign of life, as are steps in the status.
+        signs = iter(range(40))
+        monkeypatch.setattr(waiting, "cpu_seconds", lambda pid: next(signs))
+        with pytest.raises(StopIteration):
+            waiting.wait_for_writer(folder, progress=False)
+    finally:
+        sleeper.kill()
+    waiting.wait_for_writer(folder, progress=False)  # it is gone, so there is nothing to wait for
 
 
 def test_another_configuration_in_the_folder_is_refused(finished):

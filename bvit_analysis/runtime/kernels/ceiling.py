@@ -10,11 +10,10 @@ from numba import types
 from numba.core import cgutils
 
 from bvit_analysis.runtime.kernels.jit import LANES, compiled, intrinsic
-from bvit_analysis.runtime.kernels.tiles import popcount, splat
+from bvit_analysis.runtime.kernels.tiles import I32, I64, popcount, splat
 
-_CHAINS = (
-    3 * LANES
-)  # enough independent sums to hide the latency of a step, few enough for the registers
+# enough independent sums to hide the latency of a step, few enough for the registers
+_CHAINS = 3 * LANES
 _STEPS = 20_000
 
 
@@ -23,7 +22,7 @@ def _spin(typing: Any, steps: Any, seed: Any) -> Any:
     """Run `steps` rounds of sum += popcount(sum ^ seed) on every chain; nothing can be left out or hoisted."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        vector = ir.VectorType(ir.IntType(64), LANES)
+        vector = ir.VectorType(I64, LANES)
         seed = splat(builder, args[1], LANES)
         sums = [cgutils.alloca_once(builder, vector) for _ in range(_CHAINS)]
         for chain, slot in enumerate(sums):
@@ -36,7 +35,7 @@ def _spin(typing: Any, steps: Any, seed: Any) -> Any:
         total = builder.load(sums[0])
         for slot in sums[1:]:
             total = builder.xor(total, builder.load(slot))
-        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+        return builder.extract_element(total, ir.Constant(I32, 0))
 
     return types.int64(types.int64, types.int64), generate
 

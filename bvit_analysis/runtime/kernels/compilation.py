@@ -12,10 +12,17 @@ _compiling = threading.Lock()
 
 @functools.cache
 def machine_code(name: str) -> Callable[..., Any]:
-    """Return 'work' or 'post' of numba_programs.py."""
-    from bvit_analysis.runtime.kernels import compiled_programs as numba_programs
+    """Return 'work' or 'post' of compiled_programs.py, called as it is: it converts no argument to its types."""
+    found = dispatcher(name)
+    return found.get_overload(found.nopython_signatures[0])
 
-    known = {"work": numba_programs.make_work, "post": numba_programs.make_post}
+
+@functools.cache
+def dispatcher(name: str) -> Any:
+    """Return what numba made of 'work' or 'post', which knows whether it was compiled or loaded."""
+    from bvit_analysis.runtime.kernels import compiled_programs
+
+    known = {"work": compiled_programs.make_work, "post": compiled_programs.make_post}
     with _compiling:
         return known[name]()
 

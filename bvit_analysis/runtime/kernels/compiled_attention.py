@@ -1,4 +1,4 @@
-"""Binary attention as machine code: scores, bits and contexts by popcount."""
+"""The attention kernel, compiled by numba: scores by popcount, bits by a table or a limit, contexts by tiles."""
 
 from __future__ import annotations
 
@@ -43,10 +43,11 @@ def attention(
 ) -> int:  # fmt: skip
     """Attend in units first..last of (image, head); return how many rows are near a tie.
 
-    Rows of q, k and v may go on beyond their h W words; values is (h, COLUMNS), a head's scale in each lane; margin is
-    what a probability may be wrong by, as a share of its threshold.
+    Rows of q, k and v may go on beyond their h W words; level is (h,), and limit (0,), or the other way round, where
+    the limit decides; values is (h, COLUMNS), a head's scale in each lane; margin is what a probability may be wrong
+    by, relative to its threshold.
     """
-    heads = len(limit)
+    heads, by_level = len(values), len(level) > 0
     words = (head_dim + 63) // 64
     over = (tokens + 63) // 64  # words over tokens
     padded = (head_dim + COLUMNS - 1) // COLUMNS * COLUMNS
@@ -71,8 +72,9 @@ def attention(
                 query = q[top + token, head * words + word]
                 for j in range(tokens):
                     counts[j] += np.int32(popcnt(query ^ keys[word, j]))
-            most = limit[head]
-            if most < -1:
+            if not by_level:
+                most = limit[head]
+            else:
                 most, sure = _most(counts, tokens, table[head], level[head], margin)
                 near[image, head, token] = not sure
                 doubtful += not sure
@@ -144,12 +146,12 @@ def _over_tokens(
 ) -> None:
     """Turn a head's words over channels into words over tokens, inverted: bit t of columns[t / 64, c] is [v = -1]."""
     block = np.empty(64, np.uint64)
-    for part in range(columns.shape[0]):
-        length = min(64, tokens - 64 * part)
+    for over in range(columns.shape[0]):
+        length = min(64, tokens - 64 * over)
         for start in range(0, head_dim, 64):
             block[:] = np.uint64(0)
             for t in range(length):
-                block[t] = ~v[top + 64 * part + t, word + start // 64]
+                block[t] = ~v[top + 64 * over + t, word + start // 64]
             # transpose 64 x 64 bits: swap ever smaller squares off the diagonal
             step, mask = np.uint64(32), np.uint64(0x00000000FFFFFFFF)
             while step > 0:
@@ -162,4 +164,4 @@ def _over_tokens(
                 step >>= np.uint64(1)
                 mask ^= mask << step
             for c in range(min(64, head_dim - start)):
-                columns[part, start + c] = block[c]
+                columns[over, start + c] = block[c]

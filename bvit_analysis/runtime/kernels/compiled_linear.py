@@ -1,9 +1,4 @@
-"""The linear and the attention kernel, compiled by numba: tiles of outputs that stay in vector registers.
-
-A tile is emitted as LLVM vectors, because accumulators in an array would go through memory: `rows` x 4 vectors of
-64-bit lanes, each lane the count of one output. LLVM turns ctpop into VPOPCNTDQ where the CPU has it, and into table
-look-ups in registers where not. No flag allows it to fuse or reorder floats. Addresses and strides are in bytes.
-"""
+"""The linear kernel, compiled by numba: a product of packed rows and its finish, tile by tile of the outputs."""
 
 from __future__ import annotations
 
@@ -21,9 +16,9 @@ from bvit_analysis.runtime.kernels.tiles import (
     F32,
     I64,
     ROWS,
-    address_of,
     layer_row,
     layer_tile,
+    pointer_to,
     splat,
 )
 
@@ -44,10 +39,10 @@ def _mean(typing: Any, x: Any, stride: Any, parts: Any, out: Any) -> Any:
             builder.store(ir.Constant(floats, [0.0] * (2 * LANES)), total)
             with cgutils.for_range(builder, parts) as loop:
                 offset = builder.add(column, builder.mul(loop.index, stride))
-                part = builder.load(address_of(builder, x, offset, floats), align=4)
+                part = builder.load(pointer_to(builder, x, offset, floats), align=4)
                 builder.store(builder.fadd(builder.load(total), part), total)
             mean = builder.fdiv(builder.load(total), divisor)
-            builder.store(mean, address_of(builder, out, column, floats), align=4)
+            builder.store(mean, pointer_to(builder, out, column, floats), align=4)
         return context.get_dummy_value()
 
     return types.void(*[types.int64] * 4), generate

@@ -2,7 +2,7 @@
 
 torch keeps a running mean and sum of squares (Welford) in each lane of a vector, joins chunks of 16 vectors, then the
 lanes: ATen/native/cpu/moments_utils.h. Signs follow a norm, so a last bit that differs would sooner or later turn a
-sign; programs.py compares both on real rows before a model relies on this.
+sign; norm_agrees() in programs.py compares both before a model relies on this.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from numba.core import cgutils
 from numpy import ndarray
 
 from bvit_analysis.runtime.kernels.jit import NORM_LANES, called, intrinsic
-from bvit_analysis.runtime.kernels.tiles import splat
+from bvit_analysis.runtime.kernels.tiles import F32, I64, splat
 
-I64, F32 = ir.IntType(64), ir.FloatType()
 _FLOATS = ir.VectorType(F32, NORM_LANES)
 _CHUNK = 16  # vectors
 _DEPTH = 16  # levels of the cascade: rows of up to 16 * NORM_LANES * 2^15 channels
@@ -61,13 +60,13 @@ def _moments(rows: int) -> Any:
                 builder.add(x, builder.mul(stride, ir.Constant(I64, row))) for row in range(rows)
             ]
             with cgutils.for_range(builder, vectors) as loop:
-                share = builder.add(inverse, builder.mul(loop.index, ir.Constant(I64, 4)))
-                share = builder.load(builder.inttoptr(share, F32.as_pointer()), align=4)
-                share = splat(builder, share, NORM_LANES)
+                weight = builder.add(inverse, builder.mul(loop.index, ir.Constant(I64, 4)))
+                weight = builder.load(builder.inttoptr(weight, F32.as_pointer()), align=4)
+                weight = splat(builder, weight, NORM_LANES)
                 for start, (mean, squares) in zip(starts, slots, strict=True):
                     value = builder.load(_at(builder, start, loop.index), align=4)
                     delta = builder.fsub(value, builder.load(mean))
-                    new = _fma(builder, share, delta, builder.load(mean))
+                    new = _fma(builder, weight, delta, builder.load(mean))
                     builder.store(new, mean)
                     rest = builder.fsub(value, new)
                     builder.store(_fma(builder, delta, rest, builder.load(squares)), squares)
@@ -89,11 +88,11 @@ _moments_of_rows, _moments_of_row = _moments(_TOGETHER), _moments(1)
 
 @intrinsic
 def _join(typing: Any, c: Any, count: Any, m1_add: Any, m2_add: Any, m1: Any, m2: Any) -> Any:
-    """Join moments at addresses, lane by lane: c is the added share of all, count what was there."""
+    """Join moments at addresses, lane by lane: c is the added fraction of all, count what was there."""
 
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         c, count, m1_add, m2_add, m1, m2 = args
-        mean, squares = (builder.load(_at(builder, place), align=4) for place in (m1, m2))
+        mean, squares = (builder.load(_at(builder, at), align=4) for at in (m1, m2))
         delta = builder.fsub(builder.load(_at(builder, m1_add), align=4), mean)
         both = builder.fadd(squares, builder.load(_at(builder, m2_add), align=4))
         moved = builder.fmul(splat(builder, c, NORM_LANES), delta)
@@ -126,8 +125,8 @@ def _scale_row(
         shifts, rstds = splat(builder, shift, NORM_LANES), splat(builder, rstd, NORM_LANES)
         with cgutils.for_range(builder, vectors) as loop:
             values = [
-                builder.load(_at(builder, place, loop.index), align=4)
-                for place in (x, weight, bias)
+                builder.load(_at(builder, start, loop.index), align=4)
+                for start in (x, weight, bias)
             ]
             y = builder.fmul(builder.fadd(values[0], shifts), rstds)
             y = _fma(builder, y, values[1], values[2])
@@ -150,17 +149,17 @@ def norm_rows(
     depth = 0
     while (1 << depth) < chunks:
         depth += 1
-    inverse, shares = np.empty(_CHUNK, np.float32), np.empty(NORM_LANES, np.float32)
+    inverse, fractions = np.empty(_CHUNK, np.float32), np.empty(NORM_LANES, np.float32)
     for j in range(_CHUNK):
         inverse[j] = np.float32(1) / np.float32(j + 1)
     for lane in range(NORM_LANES):
-        shares[lane] = np.float32(vectors) / np.float32((lane + 1) * vectors)
-    part = np.empty((2, _TOGETHER, NORM_LANES), np.float32)
+        fractions[lane] = np.float32(vectors) / np.float32((lane + 1) * vectors)
+    found = np.empty((2, _TOGETHER, NORM_LANES), np.float32)  # moments of a chunk of each row
     means = np.empty((_TOGETHER, _DEPTH, NORM_LANES), np.float32)
     squares = np.empty((_TOGETHER, _DEPTH, NORM_LANES), np.float32)
     counts = np.empty((_TOGETHER, _DEPTH), np.int64)
     size = 4 * NORM_LANES
-    at_part, at_squares = part.ctypes.data, part.ctypes.data + size * _TOGETHER
+    at_means, at_squares = found.ctypes.data, found.ctypes.data + size * _TOGETHER
     row = first
     while row < last:
         rows = _TOGETHER if last - row >= _TOGETHER else 1
@@ -170,13 +169,13 @@ def norm_rows(
                 _clear(means[i], squares[i], counts[i], level)
         for chunk in range(chunks):
             length = min(_CHUNK, vectors - chunk * _CHUNK)
-            place, at_inverse = at + chunk * _CHUNK * size, inverse.ctypes.data
+            start, at_inverse = at + chunk * _CHUNK * size, inverse.ctypes.data
             if rows == _TOGETHER:
-                _moments_of_rows(place, 4 * channels, length, at_inverse, at_part, at_squares)
+                _moments_of_rows(start, 4 * channels, length, at_inverse, at_means, at_squares)
             else:
-                _moments_of_row(place, 0, length, at_inverse, at_part, at_squares)
+                _moments_of_row(start, 0, length, at_inverse, at_means, at_squares)
             for i in range(rows):
-                _add_chunk(chunk, length, depth, at_part + size * i, at_squares + size * i,
+                _add_chunk(chunk, length, depth, at_means + size * i, at_squares + size * i,
                            means[i], squares[i], counts[i])  # fmt: skip
         for i in range(rows):
             for level in range(1, depth):
@@ -184,15 +183,15 @@ def norm_rows(
             mean, square = np.float32(0), np.float32(0)
             for lane in range(NORM_LANES):
                 delta = means[i, 0, lane] - mean
-                mean = _fused(shares[lane], delta, mean)
-                scaled = delta * delta * shares[lane]
+                mean = _fused(fractions[lane], delta, mean)
+                scaled = delta * delta * fractions[lane]
                 square += _fused(scaled, np.float32(lane * vectors), squares[i, 0, lane])
             rstd = np.float32(1) / np.sqrt(square / np.float32(channels) + eps)
             to = out.ctypes.data + 4 * channels * (row + i)
             at_weight, at_bias = weight.ctypes.data, bias.ctypes.data
             _scale_row(at + 4 * channels * i, vectors, -mean, rstd, at_weight, at_bias, to)
         row += rows
-    return inverse.size + shares.size + part.size  # alive until here
+    return inverse.size + fractions.size + found.size  # alive until here
 
 
 @called

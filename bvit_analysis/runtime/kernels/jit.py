@@ -1,6 +1,6 @@
-"""How kernels are compiled: width of vectors, options, and where machine code is kept.
+"""How kernels are compiled: width of vectors, options, and where machine code is cached.
 
-numba notices a change in the file of a function, not in what that file imports; so what is kept between processes is
+numba notices a change in the file of a function, not in what that file imports; so what is cached between processes is
 made by a function that closes over SOURCES, the digest of all files of kernels, which numba takes into account.
 """
 
@@ -49,12 +49,12 @@ SOURCES = _digest()
 
 
 def called(function: Callable[..., Any]) -> Any:
-    """Compile a function for other kernels to call, not for Python; its machine code is kept as a part of theirs."""
+    """Compile a function for other kernels to call, not for Python; its machine code is inside of theirs."""
     return numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **_OPTIONS)(function)
 
 
 def compiled(function: Callable[..., Any], signature: Any = None) -> Any:
-    """Compile without the GIL, on first call or for a signature, and keep the machine code where that is possible."""
+    """Compile without the GIL, on first call or for a signature, and cache the machine code where that is possible."""
     try:
         return numba.njit(signature, cache=True, **_OPTIONS)(function)
     except RuntimeError as fault:

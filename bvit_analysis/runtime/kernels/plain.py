@@ -8,6 +8,8 @@ from __future__ import annotations
 import numpy as np
 from numpy import ndarray
 
+from bvit_analysis.packed.bits import bits_of_words, pack_signs, words_of
+
 _CHUNK = 1 << 22  # words of a temporary, 32 MiB
 
 
@@ -18,12 +20,8 @@ def sign_pack(x: ndarray, add: ndarray | None, rows_per_image: int, heads: int) 
         add = np.repeat(add, rows_per_image, axis=0)
     with np.errstate(invalid="ignore", over="ignore"):
         bits = x >= 0 if add is None else x + add >= 0
-    each = inputs // heads
-    words = -(-each // 64)
-    padded = np.zeros((rows, heads, words * 64), bool)
-    padded[:, :, :each] = bits.reshape(rows, heads, each)
-    packed = np.packbits(padded, axis=-1, bitorder="little")
-    return packed.view("<u8").astype(np.uint64, copy=False).reshape(rows, heads * words)
+    packed = pack_signs(bits.reshape(rows, heads, inputs // heads))
+    return packed.reshape(rows, heads * packed.shape[-1])
 
 
 def differing(a: ndarray, weight: ndarray) -> ndarray:
@@ -33,9 +31,9 @@ def differing(a: ndarray, weight: ndarray) -> ndarray:
     counts = np.zeros((rows, outputs), np.int32)
     step = max(1, _CHUNK // max(1, outputs))
     for start in range(0, rows, step):
-        part = slice(start, start + step)
+        chunk = slice(start, start + step)
         for word in range(words):
-            counts[part] += np.bitwise_count(a[part, word, None] ^ weight[word])
+            counts[chunk] += np.bitwise_count(a[chunk, word, None] ^ weight[word])
     return counts
 
 
@@ -83,8 +81,8 @@ def attention(
     tokens: int,
     head_dim: int,
     table: ndarray,
-    level: ndarray,
-    limit: ndarray,
+    level: ndarray | None,
+    limit: ndarray | None,
     margin: float,
     value_scale: ndarray,
 ) -> tuple[ndarray, ndarray]:
@@ -100,7 +98,7 @@ def attention(
 
 def scores(q: ndarray, k: ndarray, heads: int, head_dim: int, tokens: int) -> ndarray:
     """Return q k^T of signs per head, (B, h, N, N) int32, from words (M, h W)."""
-    words = -(-head_dim // 64)
+    words = words_of(head_dim)
     images = len(q) // tokens
     left = q.reshape(images, tokens, heads, words).transpose(0, 2, 1, 3)
     right = k.reshape(images, tokens, heads, words).transpose(0, 2, 1, 3)
@@ -111,29 +109,29 @@ def scores(q: ndarray, k: ndarray, heads: int, head_dim: int, tokens: int) -> nd
 
 
 def bits_of_counts(
-    counts: ndarray, table: ndarray, level: ndarray, limit: ndarray, margin: float
+    counts: ndarray, table: ndarray, level: ndarray | None, limit: ndarray | None, margin: float
 ) -> tuple[ndarray, ndarray]:
     """Return the bits of attention from counts of differing places, (B, h, N, N), and the rows near a tie.
 
-    A head with limit >= -1 sets the bits whose count is at most the limit. Else 2 p >= a decides, with
-    p = e / sum(e) from the table (h, d + 1); a row is near a tie where any of its p is within margin a / 2 of it.
+    By a limit, bits are set whose count is at most a head's limit. By a level, 2 p >= a decides, with p = e / sum(e)
+    from the table (h, d + 1); a row is near a tie where any of its p is within margin a / 2 of it.
     """
-    value = table[np.arange(len(limit))[:, None, None], counts]  # (B, h, N, N)
+    if level is None:
+        assert limit is not None
+        return counts <= limit[:, None, None], np.zeros(counts.shape[:-1], bool)
+    value = table[np.arange(len(level))[:, None, None], counts]  # (B, h, N, N)
     with np.errstate(all="ignore"):
         cut = level[:, None, None] * value.sum(-1, keepdims=True) / 2  # (B, h, N, 1)
         usable = (cut > 1e-250) & np.isfinite(cut)
         near = (np.abs(value - cut) < margin * cut).any(-1) | ~usable[..., 0]
-        bits = (value >= cut) & usable
-    by_limit = limit >= -1
-    bits = np.where(by_limit[:, None, None], counts <= limit[:, None, None], bits)
-    return bits, near & ~by_limit[:, None]
+        return (value >= cut) & usable, near
 
 
 def context(bits: ndarray, v: ndarray, heads: int, head_dim: int) -> ndarray:
     """Return bits (B, h, N, N) times the signs of v, (B, h, N, d) int32, as 2 popcount(b & v) - popcount(b)."""
     images, _, tokens, _ = bits.shape
     of_tokens = over_tokens(v, heads, head_dim, tokens)  # (B, h, T, d)
-    rows = sign_words(bits)  # (B, h, N, T)
+    rows = pack_signs(bits)  # (B, h, N, T)
     counts = np.zeros((images, heads, tokens, head_dim), np.int32)
     for word in range(rows.shape[-1]):
         counts += np.bitwise_count(rows[..., :, None, word] & of_tokens[..., None, word, :])
@@ -143,15 +141,6 @@ def context(bits: ndarray, v: ndarray, heads: int, head_dim: int) -> ndarray:
 def over_tokens(v: ndarray, heads: int, head_dim: int, tokens: int) -> ndarray:
     """Turn words over channels (M, h W) into words over tokens, (B, h, T, d) with T = ceil(N / 64)."""
     images = len(v) // tokens
-    raw = v.reshape(images, tokens, heads, -(-head_dim // 64)).astype("<u8").view(np.uint8)
-    bits = np.unpackbits(raw, axis=-1, bitorder="little")[..., :head_dim].astype(bool)
-    return sign_words(bits.transpose(0, 2, 3, 1)).swapaxes(-1, -2)
-
-
-def sign_words(bits: ndarray) -> ndarray:
-    """Pack booleans (..., n) into words, (..., ceil(n / 64)) uint64, the first bit lowest."""
-    words = -(-bits.shape[-1] // 64)
-    padded = np.zeros((*bits.shape[:-1], words * 64), bool)
-    padded[..., : bits.shape[-1]] = bits
-    packed = np.packbits(padded, axis=-1, bitorder="little")
-    return packed.view("<u8").astype(np.uint64, copy=False)
+    words = v.reshape(images, tokens, heads, words_of(head_dim))
+    bits = bits_of_words(words, head_dim).astype(bool)
+    return pack_signs(bits.transpose(0, 2, 3, 1)).swapaxes(-1, -2)

@@ -2,7 +2,7 @@
 
 Both forms give the same floats to the bit, in the order of the simulated layers: every float32 operation is rounded
 on its own, none is fused or reordered. Arrays in, arrays out; rows may be strided. The compiled form needs numba
-(`pip install "bvit_analysis[runtime]"`), releases the GIL, may be called from several threads, and keeps its machine
+(`pip install "bvit_analysis[runtime]"`), releases the GIL, may be called from several threads, and caches its machine
 code between processes, beside this file or, where that folder is read-only, in the user's cache (NUMBA_CACHE_DIR
 overrides both). BVIT_RUNTIME=numpy chooses the plain form.
 
@@ -22,14 +22,15 @@ import numpy as np
 from numpy import ndarray
 
 from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
-from bvit_analysis.runtime.kernels import plain as numpy_kernels
-from bvit_analysis.runtime.kernels import threads
+from bvit_analysis.packed.bits import bits_of_words, words_of
+from bvit_analysis.runtime.kernels import plain, threads
 from bvit_analysis.runtime.kernels.compilation import tile_columns
+from bvit_analysis.runtime.kernels.memory import address
+from bvit_analysis.runtime.kernels.operations import Input
 from bvit_analysis.runtime.kernels.programs import (
-    Input,
     Program,
     Scores,
-    address,
+    Shortcut,
     constant,
     finish_of,
 )
@@ -101,8 +102,8 @@ def sign_pack(
                 f"add must be of shape ({inputs},) or ({rows // rows_per_image}, {inputs}), got {add.shape}"
             )
     if choose_backend(backend) == "numpy":
-        return numpy_kernels.sign_pack(x, add, rows_per_image, heads)
-    out = np.empty((rows, heads * -(-(inputs // heads) // 64)), np.uint64)
+        return plain.sign_pack(x, add, rows_per_image, heads)
+    out = np.empty((rows, heads * words_of(inputs // heads)), np.uint64)
     if add is None:
         add = constant(inputs, -0.0)
     each = max(1, rows) if add.ndim == 1 else rows_per_image
@@ -151,7 +152,7 @@ def linear(
     for name, vector in (("scale", scale), ("bias", bias), ("slope", slope), ("zeta", zeta)):
         if vector is not None and vector.shape != (outputs,):
             raise ConfigError(f"{name} must be of shape ({outputs},), got {vector.shape}")
-    parts = 0
+    added: Shortcut | None = None
     if shortcut is not None:
         shortcut = np.ascontiguousarray(shortcut, np.float32)
         inputs = shortcut.shape[1]
@@ -160,18 +161,14 @@ def linear(
                 f"a shortcut of shape {shortcut.shape} does not fit outputs of shape {(rows, outputs)}; its channels"
                 " must divide the outputs or be a multiple of them"
             )
-        parts = max(1, inputs // outputs)
+        added = Shortcut(address(shortcut), inputs, max(1, inputs // outputs))
     if choose_backend(backend) == "numpy":
-        return numpy_kernels.linear(a, weight, n_in, scale, bias, shortcut, slope, zeta)
-    finish = finish_of(outputs, scale, bias, slope, zeta)._replace(
-        shortcut=address(shortcut),
-        parts=parts,
-        inputs=0 if shortcut is None else shortcut.shape[1],
-    )
+        return plain.linear(a, weight, n_in, scale, bias, shortcut, slope, zeta)
+    finish = finish_of(outputs, scale, bias, slope, zeta, shortcut=added)
     a, weight = np.ascontiguousarray(a), np.ascontiguousarray(weight)
     out = np.empty((rows, outputs), np.float32)
     program = Program(threads.thread_count())
-    source = Input(0, 0, n_in, 0, 1, address(a))
+    source = Input(None, 0, n_in, None, 1, address(a))
     program.linear(source, rows, weight, finish, address(out), "linear")
     program.run()
     return out
@@ -208,7 +205,7 @@ def attention(
         (M, h d) float32: heads side by side, as the float attention lays them out.
     """
     heads = len(value_scale)
-    shape = (q.shape[0], heads * -(-head_dim // 64))
+    shape = (q.shape[0], heads * words_of(head_dim))
     if {q.shape, k.shape, v.shape} != {shape} or tokens < 1 or shape[0] % tokens:
         raise ConfigError(
             f"q, k and v must be of shape (images x {tokens}, {shape[1]}) for {heads} heads of {head_dim} channels,"
@@ -217,14 +214,14 @@ def attention(
     rules = rules_of(score_scale, level, head_dim)
     margin = tie_margin(score_scale, level, head_dim, tokens)
     if choose_backend(backend) == "numpy":
-        out, near = numpy_kernels.attention(q, k, v, tokens, head_dim, *rules, margin, value_scale)
+        out, near = plain.attention(q, k, v, tokens, head_dim, *rules, margin, value_scale)
     else:
         q, k, v = (np.ascontiguousarray(words) for words in (q, k, v))
         images = len(q) // tokens
         out = np.empty((len(q), heads * head_dim), np.float32)
         near = np.zeros((images, heads, tokens), bool)
         program = Program(threads.thread_count())
-        scores = Scores(*rules, lanes_of(value_scale), np.array([margin]))
+        scores = Scores(*rules, lanes_of(value_scale), margin)
         program.attend(
             (address(q), address(k), address(v)),
             q.shape[1],
@@ -244,7 +241,7 @@ def attention(
 
 def binary_scores(q: ndarray, k: ndarray, *, heads: int, head_dim: int, tokens: int) -> ndarray:
     """Return the integer scores q k^T, (B, h, N, N) int32, from words (M, h W); plain numpy, to look at."""
-    return numpy_kernels.scores(q, k, heads, head_dim, tokens)
+    return plain.scores(q, k, heads, head_dim, tokens)
 
 
 def attention_bits(
@@ -252,14 +249,14 @@ def attention_bits(
 ) -> tuple[ndarray, ndarray]:
     """Return the bits (B, h, N, N) of integer scores and the rows near a tie (B, h, N); plain numpy, to look at."""
     margin = tie_margin(score_scale, level, head_dim, scores.shape[-1])
-    return numpy_kernels.bits_of_counts(
+    return plain.bits_of_counts(
         (head_dim - scores) // 2, *rules_of(score_scale, level, head_dim), margin
     )
 
 
 def binary_context(bits: ndarray, v: ndarray, *, head_dim: int) -> ndarray:
     """Return bits (B, h, N, N) times signs of v, words (M, h W): (B, h, N, d) int32; plain numpy, to look at."""
-    return numpy_kernels.context(bits, v, bits.shape[1], head_dim)
+    return plain.context(bits, v, bits.shape[1], head_dim)
 
 
 def popcount_ceiling() -> float:
@@ -288,7 +285,7 @@ def lanes_of(value_scale: ndarray) -> ndarray:
 
 
 def tie_margin(score_scale: ndarray, level: ndarray | None, head_dim: int, tokens: int) -> float:
-    """Return by what share of its value a probability of torch's float32 softmax may be wrong, from above.
+    """Return what a probability of torch's float32 softmax may be wrong by, relative to its value, from above.
 
     Units in the last place: 2 max|x| for the exponents x - max, 32 for scores, exp and quotient, N / 4 for a sum of N
     terms in at least four lanes; the total doubled. Infinite where numbers of float32 end, so that torch decides.
@@ -301,19 +298,18 @@ def tie_margin(score_scale: ndarray, level: ndarray | None, head_dim: int, token
 
 def rules_of(
     score_scale: ndarray, level: ndarray | None, head_dim: int
-) -> tuple[ndarray, ndarray, ndarray]:
-    """Return per head the table of exp over counts 0..d, the level, and the limit (-2: by the table)."""
+) -> tuple[ndarray, ndarray | None, ndarray | None]:
+    """Return per head the table of exp over counts 0..d, and the level that decides by it, or else the limit."""
     values = head_dim - 2 * np.arange(head_dim + 1, dtype=np.float32)
     with np.errstate(all="ignore"):
-        score = (
-            score_scale.astype(np.float32)[:, None] * values
-        )  # (h, d + 1), rounded as the float layer's
+        # (h, d + 1), rounded as the float layer's
+        score = score_scale.astype(np.float32)[:, None] * values
         table = np.exp(score.astype(np.float64) - score[:, :1])
         if level is not None:
-            return table, level.astype(np.float64), np.full(len(table), -2, np.int64)
+            return table, level.astype(np.float64), None
         # scores fall with the count, so the number of those >= 0 says all
         limit = (score >= 0).sum(axis=1, dtype=np.int64) - 1
-    return table, np.zeros(len(table)), limit
+    return table, None, limit
 
 
 def settle(
@@ -334,8 +330,8 @@ def settle(
     keys = k.reshape(-1, tokens, heads, words)[image, :, head]  # (R, N, W)
     counts = np.bitwise_count(queries[:, None] ^ keys).sum(-1, dtype=np.int32)
     bits = exact_bits(head_dim - 2 * counts, head)
-    values = v.reshape(-1, tokens, heads, words)[image, :, head].astype("<u8").view(np.uint8)
-    ones = np.unpackbits(values, axis=-1, bitorder="little")[..., :head_dim]  # (R, N, d)
+    values = v.reshape(-1, tokens, heads, words)[image, :, head]
+    ones = bits_of_words(values, head_dim)  # (R, N, d)
     # sums of at most 2^24 ones are exact in float32, whose products are the fast ones
     chosen = bits.astype(np.float32)[:, None]
     exact = 2 * (chosen @ ones.astype(np.float32))[:, 0] - chosen.sum(axis=-1)

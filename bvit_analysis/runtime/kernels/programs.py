@@ -1,7 +1,7 @@
 """Programs: operations of a packed network in order, written once and run many times without Python between them.
 
-A program holds addresses: of weights, and of the arrays its operations read and write. Whoever writes it keeps those
-arrays in it.
+A program holds addresses: of weights, and of the arrays its operations read and write. Whoever writes it has those
+arrays kept in it.
 
 Shape letters: M rows (B images of N tokens), C channels, I inputs, O outputs, W words of 64 bits, h heads, d channels
 a head.
@@ -10,12 +10,10 @@ a head.
 from __future__ import annotations
 
 import functools
-import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy import ndarray
@@ -23,6 +21,7 @@ from numpy import ndarray
 from bvit_analysis.runtime.kernels import operations as op
 from bvit_analysis.runtime.kernels import threads
 from bvit_analysis.runtime.kernels.compilation import norm_lanes, tile_columns
+from bvit_analysis.runtime.kernels.memory import Address, Region, address
 
 # Work of about 35 us on a core with AVX-512, as long as waking a thread takes.
 _BITS_A_THREAD = 5e7
@@ -30,115 +29,52 @@ _FLOATS_A_THREAD = 6e5
 _SCORES_A_THREAD = 8e4
 _WORTH_HELP = 25  # of that: below a millisecond, helpers and what torch does before and after are in each other's way
 
+_INTEGERS = op.OPERATION.itemsize // 8
+
 Settle = Callable[[int], None]
 "Is given the number of an attention some of whose rows are near a tie, and puts their results right."
 
 
-def address(array: ndarray | None) -> int:
-    """Return where an array begins in memory; 0 for None."""
-    return 0 if array is None else int(array.__array_interface__["data"][0])
+class Shortcut(NamedTuple):
+    """What is added to a product: x (M, inputs), repeated, or averaged over `parts` runs of O; 1 for x itself."""
 
-
-ELSEWHERE, OUTSIDE = -1, -2
-"Addresses that are given at each run: see Program.place()."
-_WORKSPACE = -(2**60)  # addresses from here on are offsets
-
-
-_KEPT_BYTES = 2**18
-
-
-class Workspace:
-    """Memory that operations read and write in between; it is there during a run alone, unless it is little.
-
-    Between runs whatever else computes may have it: the peak is of one or the other, not of both.
-    """
-
-    def __init__(self) -> None:
-        self._starts: list[int] = []
-        self._end = 0
-        self._memory: list[ndarray] = []
-
-    def take(self, kind: type[np.generic], count: int) -> int:
-        """Reserve memory for `count` numbers; return what stands for its address in a program."""
-        self._starts.append(self._end)
-        self._end += max(1, -(-count * np.dtype(kind).itemsize // 64)) * 64
-        return _WORKSPACE + self._starts[-1]
-
-    def view(self, place: int, kind: type[np.generic], *shape: int) -> ndarray:
-        """Return reserved memory as an array, during a run."""
-        memory = self._memory[self._starts.index(place - _WORKSPACE)]
-        return memory[: math.prod(shape) * np.dtype(kind).itemsize].view(kind).reshape(shape)
-
-    @contextmanager
-    def there(self) -> Iterator[tuple[ndarray, ndarray] | None]:
-        """Have the memory, piece by piece, as small holes are found sooner.
-
-        Gives where pieces start and are, for Program.place_workspace(); None if they are where they were before.
-        """
-        if self._memory:
-            yield None
-            return
-        ends = [*self._starts[1:], self._end]
-        self._memory = [
-            _aligned(end - start) for start, end in zip(self._starts, ends, strict=True)
-        ]
-        try:
-            yield np.array(self._starts), np.array([address(piece) for piece in self._memory])
-        except BaseException:
-            self._memory = []  # nobody knows whether its addresses were put into a program
-            raise
-        if self._end > _KEPT_BYTES:
-            self._memory = []
-
-
-def _aligned(size: int) -> ndarray:
-    """Return so many bytes that begin at a multiple of 64."""
-    whole = np.empty(size + 64, np.uint8)
-    start = -address(whole) % 64
-    return whole[start : start + size]
-
-
-class Input(NamedTuple):
-    """What a linear layer or a sign reads.
-
-    A `packed` address with x = 0 stands for words that are there already; add is (C,) with add_each = M, or a row for
-    each add_each rows of x.
-    """
-
-    x: int
-    stride: int
-    channels: int
-    add: int
-    add_each: int
-    packed: int
-    heads: int = 1
+    x: Address
+    inputs: int
+    parts: int
 
 
 class Finish(NamedTuple):
     """What a linear layer does to its product: leak(product * scale + bias + shortcut) + zeta + residual.
 
-    The vectors are (O,), padded to whole tiles; shortcut is an address of (M, inputs), parts the inputs / O of a mean,
-    1 for the input itself or repeated, 0 for none.
+    The vectors are (O,), padded to whole tiles; the residual is (M, O), and may be the output itself.
     """
 
     scale: ndarray
     bias: ndarray
     slope: ndarray
     zeta: ndarray
-    shortcut: int = 0
-    parts: int = 0
-    inputs: int = 0
-    residual: int = 0
+    shortcut: Shortcut | None = None
+    residual: Address | None = None
 
 
 class Scores(NamedTuple):
-    """How attention turns counts of differing bits into bits: see kernels.attention."""
+    """How attention turns counts of differing bits into bits: by a level or by a limit; see products.attention."""
 
     table: ndarray
-    level: ndarray
-    limit: ndarray
+    level: ndarray | None
+    limit: ndarray | None
     values: ndarray
-    margin: ndarray
+    margin: float
+
+
+class _Written(NamedTuple):
+    """An operation before its record is made."""
+
+    kind: op.Kind
+    units: int
+    each: int
+    pieces: int
+    sections: tuple[op.Section, ...]
 
 
 @dataclass
@@ -148,144 +84,164 @@ class Program:
     threads: int
     labels: list[str] = field(default_factory=list)
     "What each operation belongs to, for accounts of time."
-    kept: list[Any] = field(default_factory=list)
+    kept: list[ndarray] = field(default_factory=list)
     "Arrays that the addresses point into."
     worth: float = 0.0
     "Work, in times that waking a thread takes."
-    _lines: list[list[int]] = field(default_factory=list)
-    _rows: ndarray | None = None
-    _places: dict[int, tuple[ndarray, ...]] = field(default_factory=dict)
-    _offsets: tuple[tuple[ndarray, ...], ndarray, ndarray] | None = None
+    _written: list[_Written] = field(default_factory=list)
+    _table: ndarray | None = None
+    _integers: ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    "The table's memory as 64-bit integers."
+    _moving: dict[Region, list[tuple[int, ndarray]]] = field(default_factory=dict)
+    "Of each region offsets in it, and where among the integers their addresses are."
 
-    def keep(self, array: ndarray) -> int:
+    def keep(self, array: ndarray) -> Address:
         """Keep an array, or its contiguous copy, as long as the program; return where it begins."""
         array = np.ascontiguousarray(array)
         self.kept.append(array)
         return address(array)
 
     def norm(
-        self, x: int, out: int, rows: int, weight: ndarray, bias: ndarray, eps: ndarray, label: str
-    ) -> None:
-        """Add a layer norm of x (M, C) over C, a multiple of norm_lanes(), into out; eps is one float32."""
+        self, x: Address, out: Address, rows: int, weight: ndarray, bias: ndarray, eps: float, label: str
+    ) -> None:  # fmt: skip
+        """Add a layer norm of x (M, C) over C, a multiple of norm_lanes(), into out (M, C)."""
         channels = len(weight)
-        fields = [x, out, self.keep(weight), self.keep(bias), self.keep(eps), channels]
-        self._add(op.NORM, rows, 4, 2 * rows * channels / _FLOATS_A_THREAD, fields, label)
+        norm = op.Norm(x, out, self.keep(weight), self.keep(bias), np.float32(eps), channels)
+        self._add(op.Kind.NORM, rows, 4, 2 * rows * channels / _FLOATS_A_THREAD, label, norm)
 
     def mean(
-        self, x: int, stride: int, images: int, tokens: int, bias: ndarray, share: ndarray, sums: int, out: int, label: str
+        self, x: Address, stride: int, images: int, tokens: int, bias: ndarray, factor: ndarray, sums: Address,
+        out: Address, label: str,
     ) -> None:  # fmt: skip
-        """Add out = bias - share * mean of x over tokens, (B, C), summed in float64; rows of x are `stride` apart.
+        """Add out = bias - factor * mean of x over tokens, (B, C), summed in float64; rows of x are `stride` apart.
 
         sums is memory of B ceil(N / BLOCK) C float64.
         """
         channels = len(bias)
-        fields = [x, stride, tokens, channels, sums, self.keep(bias), self.keep(share), out]
+        mean = op.Mean(x, stride, tokens, channels, sums, self.keep(bias), self.keep(factor), out)
         worth = images * tokens * channels / _FLOATS_A_THREAD
-        self._add(op.SUM, images * -(-tokens // op.BLOCK), 1, worth, fields, label)
+        self._add(op.Kind.TOKEN_SUMS, images * -(-tokens // op.BLOCK), 1, worth, label, mean)
         units = images * -(-channels // op.GROUP)
-        self._add(op.ADD, units, 1, images * channels / _FLOATS_A_THREAD, fields, label)
+        worth = images * channels / _FLOATS_A_THREAD
+        self._add(op.Kind.MEAN_SHIFT, units, 1, worth, label, mean)
 
-    def sign(self, source: Input, rows: int, label: str) -> None:
+    def sign(self, source: op.Input, rows: int, label: str) -> None:
         """Add the packing of [x + add >= 0] into (M, h ceil(C / h / 64)) words."""
-        fields = _source(source)
-        self._add(op.SIGN, rows, 4, rows * source.channels / _FLOATS_A_THREAD, fields, label)
+        worth = rows * source.channels / _FLOATS_A_THREAD
+        self._add(op.Kind.SIGN, rows, 4, worth, label, source)
 
     def linear(
-        self, source: Input, rows: int, weight: ndarray, finish: Finish, out: int, label: str
+        self, source: op.Input, rows: int, weight: ndarray, finish: Finish, out: Address, label: str
     ) -> None:
         """Add a linear layer of packed weight (W, O) into out (M, O), and the sign before it where there is one."""
-        outputs = weight.shape[1]
-        vectors = (finish.scale, finish.bias, finish.slope, finish.zeta)
-        by_column = rows < 8 and not source.x and outputs >= 8 * tile_columns()
-        fields = [
-            *_source(source), self.keep(weight), outputs, *(self.keep(vector) for vector in vectors), finish.shortcut,
-            finish.parts, finish.inputs, finish.residual, out, rows, int(by_column),
-        ]  # fmt: skip
+        outputs, packed_already = weight.shape[1], source.x is None
+        by_column = rows < 8 and packed_already and outputs >= 8 * tile_columns()
+        shortcut = finish.shortcut
+        linear = op.Linear(
+            rows=rows,
+            outputs=outputs,
+            weight=self.keep(weight),
+            scale=self.keep(finish.scale),
+            bias=self.keep(finish.bias),
+            slope=self.keep(finish.slope),
+            zeta=self.keep(finish.zeta),
+            shortcut=None if shortcut is None else shortcut.x,
+            shortcut_parts=1 if shortcut is None else shortcut.parts,
+            shortcut_channels=0 if shortcut is None else shortcut.inputs,
+            residual=finish.residual,
+            out=out,
+            by_column=by_column,
+        )
         worth = rows * outputs * (source.channels + 128) / _BITS_A_THREAD
-        worth += rows * source.channels / _FLOATS_A_THREAD if source.x else 0
+        worth += 0 if packed_already else rows * source.channels / _FLOATS_A_THREAD
         units = -(-outputs // tile_columns()) if by_column else rows
-        self._add(op.LINEAR, units, 1 if by_column else 4, worth, fields, label)
+        self._add(op.Kind.LINEAR, units, 1 if by_column else 4, worth, label, source, linear)
 
     def attend(
-        self, words: tuple[int, int, int], stride: int, images: int, tokens: int, head_dim: int, scores: Scores, out: int,
-        near: int, label: str,
+        self, words: tuple[Address, Address, Address], stride: int, images: int, tokens: int, head_dim: int,
+        scores: Scores, out: Address, near: Address, label: str,
     ) -> None:  # fmt: skip
         """Add attention on packed q, k and v, rows `stride` words apart, into out (M, h d) and near (B, h, N) bool."""
-        heads = len(scores.limit)
-        kept = [self.keep(array) for array in scores]
-        fields = [*words, stride, tokens, head_dim, heads, *kept, out, near]
+        heads = len(scores.table)
+        attention = op.Attention(
+            *words,
+            stride,
+            tokens,
+            head_dim,
+            heads,
+            table=self.keep(scores.table),
+            level=None if scores.level is None else self.keep(scores.level),
+            limit=None if scores.limit is None else self.keep(scores.limit),
+            values=self.keep(scores.values),
+            margin=scores.margin,
+            out=out,
+            near=near,
+        )
         worth = images * heads * tokens * tokens / _SCORES_A_THREAD
-        self._add(op.ATTEND, images * heads, 1, worth, fields, label)
+        self._add(op.Kind.ATTENTION, images * heads, 1, worth, label, attention)
+
+    def bind(self, regions: Mapping[Region, int]) -> None:
+        """Say where regions lie from the next run on; each that is used must have been named once."""
+        self.table()
+        for region, start in regions.items():
+            for offset, slots in self._moving.get(region, ()):
+                self._integers[slots] = start + offset
 
     def run(self, settle: Settle | None = None) -> None:
         """Run all operations; `settle` is called after an attention with rows near a tie."""
-        self._run(self.rows(), settle)
-
-    def place(self, sentinel: int, where: int) -> None:
-        """Put an address wherever a sentinel (ELSEWHERE, OUTSIDE) stood when the operations were added."""
-        rows = self.rows()
-        places = self._places.get(sentinel)
-        if places is None:
-            places = self._places[sentinel] = np.nonzero(rows == sentinel)
-        rows[places] = where
-
-    def place_workspace(self, given: tuple[ndarray, ndarray] | None) -> None:
-        """Put the addresses of a workspace's memory wherever a place in it was used; see Workspace.there()."""
-        if given is None:
-            return
-        starts, where = given
-        rows = self.rows()
-        if self._offsets is None:
-            places = np.nonzero(rows <= _WORKSPACE // 2)
-            offsets = rows[places] - _WORKSPACE
-            piece = np.searchsorted(starts, offsets, side="right") - 1
-            self._offsets = places, piece, offsets - starts[piece]
-        places, piece, offsets = self._offsets
-        rows[places] = where[piece] + offsets
+        self._run(self.table(), settle)
 
     def timed(self, settle: Settle | None = None) -> list[float]:
         """Run all operations one by one, and return the seconds of each."""
-        rows, seconds = self.rows(), []
-        for number in range(len(rows)):
+        table, seconds = self.table(), []
+        for number in range(len(table)):
             start = time.perf_counter()
-            self._run(rows[number : number + 1], settle and functools.partial(_at, settle, number))
+            self._run(table[number : number + 1], settle and functools.partial(_at, settle, number))
             seconds.append(time.perf_counter() - start)
         return seconds
 
-    def rows(self) -> ndarray:
-        """Return the operations as the kernels read them, (n, FIELDS) int64; none can be added after that."""
-        if self._rows is None:
-            self._rows = np.array(self._lines, np.int64).reshape(-1, op.FIELDS)
-            self._lines.clear()  # as large as a layer's weights
-        return self._rows
+    def table(self) -> ndarray:
+        """Return the operations as the kernels read them, (n,) op.OPERATION; none can be added after that."""
+        if self._table is None:
+            # numpy takes longer to fill records with zeros than to see integers as records
+            self._integers = np.zeros(len(self._written) * _INTEGERS, np.int64)
+            self._table = table = self._integers.view(op.OPERATION)
+            moving: dict[Region, dict[int, list[int]]] = {}
+            for number, written in enumerate(self._written):
+                record, start = table[number], number * _INTEGERS
+                record["kind"], record["units"] = written.kind, written.units
+                record["each"], record["pieces"] = written.each, written.pieces
+                for section in written.sections:
+                    for region, offset, slot in op.write(record, section):
+                        slots = moving.setdefault(region, {}).setdefault(offset, [])
+                        slots.append(start + slot)
+            self._moving = {
+                region: [(offset, np.array(slots)) for offset, slots in by_offset.items()]
+                for region, by_offset in moving.items()
+            }
+            self._written.clear()  # as large as a layer's weights
+        return self._table
 
-    def _run(self, rows: ndarray, settle: Settle | None) -> None:
+    def _run(self, table: ndarray, settle: Settle | None) -> None:
         number = self.threads if self.worth >= _WORTH_HELP else 1
         done = 0
-        while done < len(rows):
-            state = threads.new_state(len(rows), number)
-            done = threads.run(rows, state, done)
-            if settle is not None and state[done - 1, :, op.DOUBTS].any():
+        while done < len(table):
+            state = threads.new_state(len(table), number)
+            done = threads.run(table, state, done)
+            if settle is not None and state["doubts"][done - 1].any():
                 settle(done - 1)
 
     def _add(
-        self, kind: int, units: int, multiple: int, worth: float, fields: list[int], label: str
-    ) -> None:
+        self, kind: op.Kind, units: int, multiple: int, worth: float, label: str, *sections: op.Section
+    ) -> None:  # fmt: skip
         # More pieces than threads: one that comes late, or shares its core, keeps no other waiting. As many for every
         # operation on rows, so that each thread meets its own rows again.
         wanted = 1 if self.threads == 1 else max(1, min(4 * self.threads, int(400 * worth)))
         each = max(1, -(-units // (wanted * multiple)) * multiple)
-        line = [kind, units, each, -(-units // each), *fields]
-        assert self._rows is None
-        self._lines.append(line + [0] * (op.FIELDS - len(line)))
+        assert self._table is None
+        self._written.append(_Written(kind, units, each, -(-units // each), sections))
         self.labels.append(label)
         self.worth += worth
-
-
-def _source(source: Input) -> list[int]:
-    return [
-        source.x, source.stride, source.channels, source.heads, source.add, max(1, source.add_each), source.packed
-    ]  # fmt: skip
 
 
 def _at(settle: Settle, number: int, _: int) -> None:
@@ -314,6 +270,9 @@ def finish_of(
     bias: ndarray | None = None,
     slope: ndarray | None = None,
     zeta: ndarray | None = None,
+    *,
+    shortcut: Shortcut | None = None,
+    residual: Address | None = None,
 ) -> Finish:
     """Return how a product of so many outputs is finished; what is missing is replaced by what changes no float."""
     length = -(-outputs // tile_columns()) * tile_columns()
@@ -322,6 +281,8 @@ def finish_of(
         padded(bias, -0.0, length),
         padded(slope, 1.0, length),
         padded(zeta, -0.0, length),
+        shortcut,
+        residual,
     )
 
 
@@ -337,8 +298,6 @@ def norm_agrees(
     rows += np.linspace(-3, 3, 21, dtype=np.float32)[:, None]
     out = np.empty_like(rows)
     program = Program(1)
-    program.norm(
-        address(rows), address(out), len(rows), weight, bias, np.array([eps], np.float32), "probe"
-    )
+    program.norm(address(rows), address(out), len(rows), weight, bias, eps, "probe")
     program.run()
     return np.array_equal(out, norm(rows))

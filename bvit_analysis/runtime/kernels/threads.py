@@ -18,13 +18,11 @@ from typing import Any
 import numpy as np
 from numpy import ndarray
 
-from bvit_analysis.runtime.kernels import operations as op
 from bvit_analysis.runtime.kernels.compilation import machine_code
+from bvit_analysis.runtime.kernels.operations import MAIL, SHARE, Status
 
 _here = threading.local()
 _LOOKS = 10_000  # about 0.2 ms
-_NO_ROWS, _NO_STATE = np.zeros((0, 0), np.int64), np.zeros((0, 0, 0), np.int64)
-_NO_MAIL = np.zeros(0, np.int64)
 
 
 def thread_count() -> int:
@@ -58,7 +56,7 @@ def _openmp() -> list[Any]:
 
 @contextmanager
 def lent_threads() -> Iterator[None]:
-    """Lend this thread's share of the processors to programs: meanwhile torch's own loops do not go to other threads.
+    """Lend this thread's processors to programs: meanwhile torch's own loops do not go to other threads.
 
     After a loop torch's threads look out for another for some milliseconds, on the processors that helpers need. Only
     what the calling thread does is affected, and thread_count() goes on to say how many threads torch had.
@@ -81,9 +79,9 @@ class _Helper:
     """A daemon thread that serves programs posted to its mailbox; it is started asleep."""
 
     def __init__(self, number: int) -> None:
-        self.mail = np.zeros(op.MAIL_FIELDS, np.int64)
-        self.mail[op.MAIL_STATUS] = op.ASLEEP
-        self.kept: Any = None
+        self.mail = np.zeros(1, MAIL)
+        self.mail["status"] = Status.ASLEEP
+        self.kept: tuple[ndarray, ndarray] | None = None
         "What it may still read of the last program: a late helper looks at it after all is done."
         self._alarm: SimpleQueue[None] = SimpleQueue()
         name = f"bvit-runtime-{number}"
@@ -96,7 +94,7 @@ class _Helper:
         work = machine_code("work")
         while True:
             self._alarm.get()
-            work(_NO_ROWS, _NO_STATE, 0, self.mail, _LOOKS)
+            work(self.mail, _LOOKS)
 
 
 class _Team:
@@ -106,17 +104,17 @@ class _Team:
         self.lock = threading.Lock()
         self.helpers: list[_Helper] = []
 
-    def post(self, rows: ndarray, state: ndarray, first: int) -> None:
+    def post(self, table: ndarray, state: ndarray, first: int) -> None:
         wanted = state.shape[1] - 1
         while len(self.helpers) < wanted:
             self.helpers.append(_Helper(len(self.helpers)))
         post = machine_code("post")
         for number, helper in enumerate(self.helpers[:wanted]):
-            before = post(helper.mail, rows, state, first, number + 1)
-            if before == op.POSTED:
+            before = post(helper.mail, table, state, first, number + 1)
+            if before == Status.POSTED:
                 continue  # it has not come back from an earlier program yet
-            helper.kept = (rows, state)
-            if before == op.ASLEEP:
+            helper.kept = (table, state)
+            if before == Status.ASLEEP:
                 helper.wake()
 
 
@@ -124,33 +122,39 @@ _team = _Team()
 
 
 def new_state(operations: int, number: int) -> ndarray:
-    """Return the state of a run of so many operations on `number` threads, (n, threads, STATE_FIELDS) zeros."""
-    return np.zeros((operations, number, op.STATE_FIELDS), np.int64)
+    """Return the state of a run of so many operations on `number` threads, (n, threads) SHARE of zeros."""
+    return np.zeros((operations, number), SHARE)
 
 
-def run(rows: ndarray, state: ndarray, first: int) -> int:
+def run(table: ndarray, state: ndarray, first: int) -> int:
     """Run operations of a program from `first` on, on as many threads as the state has shares, this one among them.
 
     Args:
-        rows: The operations, (n, FIELDS) int64.
+        table: The operations, (n,) OPERATION.
         state: What new_state() returned, for this run alone.
         first: The operation to start with.
 
     Returns:
         The operation to go on with: n if all are done, else the one after an attention with rows near a tie.
     """
-    work = machine_code("work")
     if state.shape[1] > 1 and _team.lock.acquire(blocking=False):
         try:
-            _team.post(rows, state, first)
-            return int(work(rows, state, first, _NO_MAIL, 0))
+            _team.post(table, state, first)
+            return _run_here(table, state, first)
         except BaseException:
             # An interruption between the two: helpers are at work in memory that must not be let go before all is done.
-            work(rows, state, first, _NO_MAIL, 0)
+            _run_here(table, state, first)
             raise
         finally:
             _team.lock.release()
-    return int(work(rows, state, first, _NO_MAIL, 0))
+    return _run_here(table, state, first)
+
+
+def _run_here(table: ndarray, state: ndarray, first: int) -> int:
+    """Run operations in this thread, by a mailbox of its own."""
+    mail = np.zeros(1, MAIL)
+    machine_code("post")(mail, table, state, first, 0)
+    return int(machine_code("work")(mail, 0))
 
 
 def _forget() -> None:

@@ -1,4 +1,10 @@
-"""Tiles of a product by XOR and popcount, as machine code: what a layer and an attention multiply with."""
+"""Tiles of a product by XOR or AND and popcount, as LLVM vectors: what a layer and an attention multiply with.
+
+A tile is emitted as vectors that stay in registers, because accumulators in an array would go through memory: `rows` x
+4 vectors of 64-bit lanes, each lane the count of one output. LLVM turns ctpop into VPOPCNTDQ where the CPU has it, and
+into table look-ups in registers where not. No flag allows it to fuse or reorder floats. Addresses and strides are in
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -12,16 +18,14 @@ from bvit_analysis.runtime.kernels.jit import LANES, intrinsic
 
 I32, I64, F32 = ir.IntType(32), ir.IntType(64), ir.FloatType()
 
-
 COLUMNS = 4 * LANES
 "Outputs of a tile: four vectors."
-
-
 ROWS = 4 if LANES == 8 else 2
 "Rows of a tile: as many as leave registers for the weights."
 
 
-def address_of(builder: Any, base: Any, offset: Any, pointee: Any) -> Any:
+def pointer_to(builder: Any, base: Any, offset: Any, pointee: Any) -> Any:
+    """Emit the pointer to a value some bytes after an address."""
     return builder.inttoptr(builder.add(base, offset), pointee.as_pointer())
 
 
@@ -46,9 +50,12 @@ def _pair(builder: Any, low: Any, high: Any) -> Any:
     return builder.shuffle_vector(low, high, mask)
 
 
-def _counts(builder: Any, operation: str, rows: int, places: list[Any]) -> list[list[Any]]:
-    """Emit the loop over words; return the counts as rows x 4 vectors of LANES x i64."""
-    a, a_stride, w, w_stride, words = places
+def _counts(builder: Any, operation: str, rows: int, given: list[Any]) -> list[list[Any]]:
+    """Emit the loop over words; return the counts as rows x 4 vectors of LANES x i64.
+
+    Given are address and stride of the packed rows, of the packed columns, and the number of words.
+    """
+    a, a_stride, w, w_stride, words = given
     vector = ir.VectorType(I64, LANES)
     sums = [[cgutils.alloca_once(builder, vector) for _ in range(4)] for _ in range(rows)]
     for slot in sum(sums, []):
@@ -56,17 +63,17 @@ def _counts(builder: Any, operation: str, rows: int, places: list[Any]) -> list[
     with cgutils.for_range(builder, words) as loop:
         at = builder.mul(loop.index, w_stride)
         weights = []
-        for part in range(4):
-            offset = builder.add(at, ir.Constant(I64, part * LANES * 8))
-            weights.append(builder.load(address_of(builder, w, offset, vector), align=8))
+        for quarter in range(4):
+            offset = builder.add(at, ir.Constant(I64, quarter * LANES * 8))
+            weights.append(builder.load(pointer_to(builder, w, offset, vector), align=8))
         along = builder.mul(loop.index, ir.Constant(I64, 8))
         for row in range(rows):
             offset = builder.add(along, builder.mul(a_stride, ir.Constant(I64, row)))
-            word = builder.load(address_of(builder, a, offset, I64), align=8)
+            word = builder.load(pointer_to(builder, a, offset, I64), align=8)
             word = splat(builder, word, LANES)
-            for part in range(4):
-                bits = getattr(builder, operation)(word, weights[part])
-                slot = sums[row][part]
+            for quarter in range(4):
+                bits = getattr(builder, operation)(word, weights[quarter])
+                slot = sums[row][quarter]
                 builder.store(builder.add(builder.load(slot), popcount(builder, bits)), slot)
     return [[builder.load(slot) for slot in row] for row in sums]
 
@@ -86,7 +93,7 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
         zero = ir.Constant(floats, [0.0] * (2 * LANES))
 
         def vector(start: Any, offset: Any) -> Any:
-            return builder.load(address_of(builder, start, offset, floats), align=4)
+            return builder.load(pointer_to(builder, start, offset, floats), align=4)
 
         for half in range(2):
             column = ir.Constant(I64, half * 2 * LANES * 4)
@@ -96,7 +103,7 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
             for row in range(rows):
                 number = ir.Constant(I64, row)
                 of_row = builder.mul(base_stride, number)
-                start = builder.load(address_of(builder, base, of_row, I64), align=8)
+                start = builder.load(pointer_to(builder, base, of_row, I64), align=8)
                 count = _pair(builder, counts[row][2 * half], counts[row][2 * half + 1])
                 count = builder.trunc(count, ir.VectorType(I32, 2 * LANES))
                 start = splat(builder, builder.trunc(start, I32), 2 * LANES)
@@ -112,7 +119,7 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
                     of_row = builder.add(builder.mul(residual_stride, number), column)
                     y = builder.fadd(vector(residual, of_row), y)
                 of_row = builder.add(builder.mul(out_stride, number), column)
-                builder.store(y, address_of(builder, out, of_row, floats), align=4)
+                builder.store(y, pointer_to(builder, out, of_row, floats), align=4)
         return context.get_dummy_value()
 
     @intrinsic
@@ -127,13 +134,13 @@ def _tile(rows: int, operation: str, layer: bool) -> Any:
 
 
 layer_tile, layer_row = _tile(ROWS, "xor", True), _tile(1, "xor", True)
-
-
 context_tile, context_row = _tile(ROWS, "and_", False), _tile(1, "and_", False)
 
 
 @intrinsic
 def popcnt(typing: Any, word: Any) -> Any:
+    """Return the number of set bits of a word."""
+
     def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.ctpop(args[0])
 

@@ -1,4 +1,4 @@
-"""Programs that are kept for the next call; each serves one call at a time."""
+"""A pool of programs: each serves one call at a time, and the last few wait for the next call."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 P = TypeVar("P")
 
 
-class KeptPrograms(Generic[P]):
-    """Lend programs by key; what is not at hand is made, and the last few are kept.
+class ProgramPool(Generic[P]):
+    """Lend programs by key; what is not at hand is made, and the last few wait.
 
     A copy of this is empty: programs hold addresses of the original's tensors.
 
     Args:
-        spare: How many are kept.
+        spare: How many wait for the next call.
     """
 
     def __init__(self, spare: int) -> None:
@@ -30,23 +30,23 @@ class KeptPrograms(Generic[P]):
     def lent(self, key: Hashable, make: Callable[[], P]) -> Iterator[P]:
         """Lend a program that nobody else has meanwhile."""
         with self._lock:
-            place = next((i for i, (known, _) in enumerate(self._free) if known == key), None)
-            found = None if place is None else self._free.pop(place)[1]
+            index = next((i for i, (known, _) in enumerate(self._free) if known == key), None)
+            found = None if index is None else self._free.pop(index)[1]
         program = make() if found is None else found
         yield program
         with self._lock:
             self._free.insert(0, (key, program))
             del self._free[self._spare :]
 
-    def __deepcopy__(self, memo: Any) -> KeptPrograms[P]:
-        return KeptPrograms(self._spare)
+    def __deepcopy__(self, memo: Any) -> ProgramPool[P]:
+        return ProgramPool(self._spare)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return KeptPrograms, (self._spare,)
+        return ProgramPool, (self._spare,)
 
 
 class HoldsPrograms(nn.Module):
-    """Base of modules that keep programs with addresses of their tensors, and forget them when those may change."""
+    """Base of modules that have programs with addresses of their tensors, and forget them when those may change."""
 
     def forget(self) -> None:
         """Drop every program, and whatever else was made from the tensors."""

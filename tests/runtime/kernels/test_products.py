@@ -3,13 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import shutil
-import subprocess
-import sys
-import threading
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,86 +13,18 @@ from numpy import ndarray
 
 from bvit_analysis.errors import ConfigError, MissingExtraError
 from bvit_analysis.runtime.kernels import products as kernels
-from bvit_analysis.runtime.kernels import threads
+from tests.support.bits import (
+    FORMS,
+    compiled,
+    draw,
+    layer,
+    pack_slowly,
+    same,
+    signs,
+    transposed,
+)
 
-PACKAGE = Path(kernels.__file__).parents[2]
-FORMS = [
-    pytest.param(
-        "numba", marks=pytest.mark.skipif(kernels.available() != "numba", reason="needs numba")
-    ),
-    "numpy",
-]
-compiled = pytest.mark.skipif(kernels.available() != "numba", reason="needs numba")
-
-
-def same(a: ndarray, b: ndarray) -> bool:
-    """Whether two float32 arrays are equal to the bit; a NaN equals any NaN."""
-    equal = a.view(np.int32) == b.view(np.int32)
-    return a.shape == b.shape and bool(np.all(equal | (np.isnan(a) & np.isnan(b))))
-
-
-def draw(seed: int, *shape: int) -> ndarray:
-    """Floats with zeros of both signs, denormals and a wide range among them."""
-    rng = np.random.default_rng(seed)
-    x = rng.normal(size=shape).astype(np.float32)
-    kind = rng.integers(0, 12, size=shape)
-    x[kind == 0] = 0.0
-    x[kind == 1] = -0.0
-    x[kind == 2] *= np.float32(1e-42)
-    x[kind == 3] *= np.float32(1e18)
-    return x
-
-
-def signs(x: ndarray) -> ndarray:
-    return np.where(x >= 0, np.float32(1), np.float32(-1))
-
-
-def pack_slowly(x: ndarray, heads: int = 1) -> ndarray:
-    """Bits one by one, in Python's integers."""
-    each = x.shape[1] // heads
-    words = -(-each // 64)
-    out = np.zeros((len(x), heads * words), np.uint64)
-    for row, column in np.argwhere(x >= 0):
-        head, place = divmod(int(column), each)
-        out[row, head * words + place // 64] |= np.uint64(1 << place % 64)
-    return out
-
-
-def transposed(weight: ndarray) -> ndarray:
-    return np.ascontiguousarray(kernels.sign_pack(weight, backend="numpy").T)
-
-
-def layer(
-    x: ndarray,
-    weight: ndarray,
-    scale: ndarray,
-    bias: ndarray | None = None,
-    shortcut: ndarray | None = None,
-    slope: ndarray | None = None,
-    zeta: ndarray | None = None,
-) -> ndarray:
-    """The layer by torch: a float product of signs, then one operation after another."""
-    y = torch.from_numpy(signs(x)) @ torch.from_numpy(signs(weight)).T
-    y = y * torch.from_numpy(scale)
-    if bias is not None:
-        y = y + torch.from_numpy(bias)
-    if shortcut is not None:
-        s, outputs = torch.from_numpy(shortcut), len(scale)
-        inputs = s.shape[1]
-        if inputs < outputs:
-            y = (y.unflatten(-1, (-1, inputs)) + s.unsqueeze(-2)).flatten(-2)
-        elif inputs > outputs:
-            y = y + s.unflatten(-1, (-1, outputs)).mean(dim=-2)
-        else:
-            y = y + s
-    if slope is not None:
-        y = torch.ops.aten._prelu_kernel(y, torch.from_numpy(slope))
-    if zeta is not None:
-        y = y + torch.from_numpy(zeta)
-    return y.numpy()
-
-
-# --- signs ------------------------------------------------------------------------------------------------------
+# --- signs ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -155,7 +80,7 @@ def test_sign_pack_takes_any_layout(form: str) -> None:
     np.testing.assert_array_equal(kernels.sign_pack(frozen, backend=form), pack_slowly(x))
 
 
-# --- linear -----------------------------------------------------------------------------------------------------
+# --- linear ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -271,7 +196,7 @@ def test_linear_takes_any_layout(form: str) -> None:
     assert same(kernels.linear(a, by_rows, 130, scale[::2], backend=form), expected)
 
 
-# --- attention --------------------------------------------------------------------------------------------------
+# --- attention ------------------------------------------------------------------------------------------------
 
 
 def heads_of(x: ndarray, tokens: int, heads: int) -> ndarray:
@@ -427,7 +352,7 @@ def test_pieces_of_attention_are_products_of_signs() -> None:
     np.testing.assert_array_equal(context, bits.astype(np.float32) @ heads_of(v, 70, 3))
 
 
-# --- mistakes ---------------------------------------------------------------------------------------------------
+# --- mistakes -------------------------------------------------------------------------------------------------
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
@@ -468,208 +393,3 @@ def test_backend_is_chosen_by_name_then_environment(monkeypatch: pytest.MonkeyPa
     assert kernels.choose_backend() == "numpy"
     with pytest.raises(MissingExtraError, match=r"bvit_analysis\[runtime\]"):
         kernels.choose_backend("numba")
-
-
-# --- threads ----------------------------------------------------------------------------------------------------
-
-
-def test_threads_are_as_many_as_torchs() -> None:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(3)
-        assert threads.thread_count() == 3
-    finally:
-        torch.set_num_threads(before)
-
-
-@compiled
-def test_two_python_threads_may_call_at_once() -> None:
-    x, weight, scale = draw(1, 800, 384), draw(2, 384, 384), draw(3, 384)
-    words = transposed(weight)
-    packed = [kernels.sign_pack(x, heads=6)] * 3
-    options = {"tokens": 100, "head_dim": 64, "score_scale": scale[:6], "value_scale": scale[:6]}
-    product = layer(x, weight, scale, None, x)
-    context = kernels.attention(*packed, level=None, backend="numpy", **options)
-    wrong: list[str] = []
-
-    def work() -> None:
-        for _ in range(15):
-            a = kernels.sign_pack(x)
-            if not same(kernels.linear(a, words, 384, scale, None, x), product):
-                wrong.append("linear")
-            if not same(kernels.attention(*packed, level=None, **options), context):
-                wrong.append("attention")
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        workers = [threading.Thread(target=work) for _ in range(2)]
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            worker.join()
-    finally:
-        torch.set_num_threads(before)
-    assert wrong == []
-
-
-@compiled
-def test_kernels_release_the_gil() -> None:
-    rows, words = 30_000, 24
-    a = np.zeros((rows, words), np.uint64)
-    weight = np.zeros((words, 512), np.uint64)
-    scale = np.ones(512, np.float32)
-    kernels.linear(a[:8], weight, 64 * words, scale)  # compiled
-    busy = threading.Thread(target=kernels.linear, args=(a, weight, 64 * words, scale))
-    busy.start()
-    ticks = 0
-    while busy.is_alive():
-        time.sleep(0)
-        ticks += 1
-    # with the GIL held this thread would get its turn once or twice, before and after
-    assert ticks > 20
-
-
-# --- processes --------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import sys, time
-import numpy as np
-from bvit_analysis.runtime.kernels import products as kernels
-assert "torch" not in sys.modules and "numba" not in sys.modules
-x = np.linspace(-1, 1, 5 * 70, dtype=np.float32).reshape(5, 70)
-start = time.perf_counter()
-a = kernels.sign_pack(x)
-weight = np.ascontiguousarray(a[:, :].T)
-y = kernels.linear(a, weight, 70, np.ones(5, np.float32))
-q = kernels.sign_pack(x, heads=2)
-c = kernels.attention(q, q, q, tokens=5, head_dim=35, score_scale=np.full(2, .1, np.float32),
-                      level=np.full(2, .3, np.float32), value_scale=np.ones(2, np.float32))
-took = time.perf_counter() - start
-same = np.where(x >= 0, 1, -1)
-assert (y == same @ same.T).all()
-assert (c == kernels.attention(q, q, q, tokens=5, head_dim=35, score_scale=np.full(2, .1, np.float32),
-        level=np.full(2, .3, np.float32), value_scale=np.ones(2, np.float32), backend="numpy")).all()
-from bvit_analysis.runtime.kernels.compilation import machine_code
-hits = len(machine_code("work").stats.cache_hits)
-print(took, hits)
-"""
-
-
-def in_process(root: Path, script: str = SCRIPT, **environment: str) -> str:
-    variables = {**os.environ, "PYTHONPATH": str(root), "PYTHONDONTWRITEBYTECODE": "1"}
-    variables.pop("BVIT_RUNTIME", None)
-    variables |= environment
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        env=variables,
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-@compiled
-def test_second_process_finds_compiled_kernels(tmp_path: Path) -> None:
-    first, no_hits = in_process(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path)).split()
-    second, hits = in_process(PACKAGE.parent, NUMBA_CACHE_DIR=str(tmp_path)).split()
-    assert (no_hits, hits) == ("0", "1")
-    assert float(second) < float(first) / 2
-
-
-@compiled
-@pytest.mark.slow
-def test_read_only_package_keeps_machine_code_elsewhere(tmp_path: Path) -> None:
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(PACKAGE, tmp_path / "lib" / "bvit_analysis", ignore=ignored)
-    # a file where the folder should be stops root, too, whom no permission stops
-    (tmp_path / "lib" / "bvit_analysis" / "runtime" / "kernels" / "__pycache__").touch()
-    home = tmp_path / "home"
-    home.mkdir()
-    cache = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache")}
-    in_process(tmp_path / "lib", **cache)
-    assert in_process(tmp_path / "lib", **cache).endswith(" 1")
-    assert list(home.rglob("*.nbc"))
-    # nowhere at all: compiled anew in each process, but it runs
-    (tmp_path / "file").touch()
-    nowhere = {"HOME": str(tmp_path / "file"), "XDG_CACHE_HOME": str(tmp_path / "file")}
-    assert in_process(tmp_path / "lib", **nowhere).endswith(" 0")
-
-
-@compiled
-@pytest.mark.slow
-def test_narrow_vectors_give_the_same(tmp_path: Path) -> None:
-    if not sys.platform.startswith("linux") or os.uname().machine != "x86_64":
-        pytest.skip("names a processor of x86")
-    script = (
-        SCRIPT
-        + """
-from bvit_analysis.runtime.kernels import plain as numpy_kernels
-rng = np.random.default_rng(0)
-for rows, inputs, outputs in ((7, 200, 50), (9, 64, 32), (5, 192, 48), (4, 48, 192), (6, 96, 96)):
-    x = rng.normal(size=(rows, inputs)).astype(np.float32)
-    a, w = kernels.sign_pack(x), kernels.sign_pack(rng.normal(size=(outputs, inputs)).astype(np.float32))
-    short = x if max(inputs, outputs) % min(inputs, outputs) == 0 else None
-    args = (a, np.ascontiguousarray(w.T), inputs, *rng.normal(size=(2, outputs)).astype(np.float32), short,
-            *rng.normal(size=(2, outputs)).astype(np.float32))
-    assert (kernels.linear(*args) == kernels.linear(*args, backend="numpy")).all()
-from bvit_analysis.runtime.kernels import jit
-print(jit.LANES)
-"""
-    )
-    out = in_process(
-        PACKAGE.parent,
-        script,
-        NUMBA_CPU_NAME="x86-64-v3",
-        NUMBA_CPU_FEATURES="+avx2,+popcnt",
-        NUMBA_CACHE_DIR=str(tmp_path),
-    )
-    assert out.endswith("4")
-
-
-def test_plain_form_needs_no_numba() -> None:
-    script = (
-        SCRIPT.split("from bvit_analysis.runtime.kernels.compilation")[0]
-        + "\nassert 'numba' not in sys.modules\nprint('done')"
-    )
-    assert in_process(PACKAGE.parent, script, BVIT_RUNTIME="numpy") == "done"
-
-
-@compiled
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_has_threads_of_its_own() -> None:
-    script = """
-import os, warnings
-import numpy as np
-from bvit_analysis.runtime.kernels import products as kernels
-from bvit_analysis.runtime.kernels import programs
-from bvit_analysis.runtime.kernels import threads
-threads.thread_count, programs._WORTH_HELP = (lambda: 2), 0
-x = np.linspace(-1, 1, 4000 * 384, dtype=np.float32).reshape(4000, 384)
-def right():
-    return (kernels.sign_pack(x) == kernels.sign_pack(x, backend="numpy")).all()
-assert right() and len(threads._team.helpers) == 1
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # newer Pythons warn of any fork beside threads
-    child = os.fork()
-if child == 0:
-    os._exit(0 if not threads._team.helpers and right() and len(threads._team.helpers) == 1 else 1)
-print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-"""
-    assert in_process(PACKAGE.parent, script) == "0"
-
-
-@compiled
-def test_ceiling_is_above_what_a_layer_reaches() -> None:
-    ceiling = kernels.popcount_ceiling()
-    a, weight = np.zeros((256, 6), np.uint64), np.zeros((6, 384), np.uint64)
-    scale = np.ones(384, np.float32)
-    best = float("inf")
-    for _ in range(30):
-        start = time.perf_counter()
-        kernels.linear(a, weight, 384, scale)
-        best = min(best, time.perf_counter() - start)
-    assert 1 < 256 * 384 * 384 / best / 1e9 < ceiling
