@@ -10,13 +10,15 @@ BIN   := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup hooks reproduce test lab check bench clean
+.PHONY: help setup hooks reproduce test quick lab check docs bench clean
 
 help:
 	@echo 'make reproduce [SCALE=smoke|laptop|bench] [OUT=runs]  train four recipes, execute the notebooks, write the report'
 	@echo 'make lab        the notebooks in JupyterLab'
 	@echo 'make test       all tests'
+	@echo 'make quick      those that take no time: under a minute'
 	@echo 'make check      lint, types, import directions'
+	@echo 'make docs       the pages of docs/ and of every docstring, in site/'
 	@echo 'make hooks      strip outputs from notebooks when they are committed'
 	@echo 'make bench      cost of watching a training; time from an input of an explorer to its picture; packed inference'
 	@echo 'make clean      remove .venv and caches (runs stay)'
@@ -30,7 +32,7 @@ $(READY): pyproject.toml requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[notebooks,dev,cluster,runtime]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[train,runtime,notebooks,docs,dev,cluster]'
 	@touch $@
 
 reproduce: $(READY)
@@ -39,6 +41,15 @@ reproduce: $(READY)
 # Two workers of one thread each: the figures must not depend on the number of cores.
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
+
+# Neither what takes more than half a second or so, nor what starts other processes.
+quick: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not processes and not browser and not gpu'
+
+# Nothing is fetched, and a warning is an error.
+docs: $(READY)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo 'site/index.html'
 
 # More flags in LAB, such as LAB=--no-browser. Jupyter refuses root, the user of most containers, unless told.
 lab: $(READY)
@@ -59,5 +70,5 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.packed_inference --quick
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find bvit_analysis tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import nbformat
 
-from tests.browser import lab
+from tests.support import lab
 
 EXPLORERS = {
     "OscillationExplorer": "{name}(tables.load_runs({runs!r}))",

@@ -4,7 +4,7 @@
 
 Each round begins a run in a fresh folder and kills it with SIGKILL: at a random time, or at a random file operation of a
 chosen kind (lock, checkpoint, rows, state, after the end). The same command is started again, and killed again, until
-it ends. One kill in ten is of `bvit ablate`, whose trainings have to go with it. At the end of a round every row, weight
+it ends. One kill in twenty is of `bvit ablate`, whose trainings have to go with it. At the end of a round every row, weight
 and figure has to be that of the uninterrupted run to the bit, and nothing may be left: no lock, no half file, no
 process. Attempts are forks of one process, which has imported torch already; ablations are processes of their own.
 Exit code 1 if anything differs, is left, or does not start again.
@@ -53,7 +53,7 @@ SMALL = (
 )
 "A run of a second or two, with four checkpoints."
 KINDS = ("lock", "checkpoint", "rows", "state", "end")
-SWEEP_SHARE = 10
+SWEEP_SHARE = 20
 _OPERATIONS = ("open", "write", "fsync", "link", "unlink", "rename", "replace", "mkdir", "rmdir")
 _MOST_IN_A_ROUND = 5
 _PATIENCE_S = 600.0
@@ -369,7 +369,7 @@ def campaign(kills: int, seed: int, *, sweeps: int | None = None, progress: bool
     Args:
         kills: How many in all.
         seed: Of the moments.
-        sweeps: How many of the kills are of an ablation; by default one in ten.
+        sweeps: How many of the kills are of an ablation; by default one in twenty.
         progress: Whether to show a bar.
     """
     found = Found()

@@ -9,7 +9,11 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from bvit_analysis.extras import guard_training
+
 __version__ = "0.1.0"
+
+guard_training()
 
 if TYPE_CHECKING:
     from bvit_analysis import plots as plots

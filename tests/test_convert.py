@@ -15,13 +15,11 @@ from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers import BinaryAttention, BinaryLinear
 from bvit_analysis.sites import find_sites
+from tests.support.tiny_vit import tiny_vit
 
 
 def small_vit(**changes) -> nn.Module:
-    torch.manual_seed(0)
-    settings = {"img_size": 28, "patch_size": 7, "in_chans": 1, "num_classes": 10}
-    settings |= {"embed_dim": 16, "depth": 2, "num_heads": 2}
-    return timm.create_model("vit_tiny_patch16_224", **(settings | changes))
+    return tiny_vit(**({"img_size": 28, "depth": 2, "num_classes": 10} | changes))
 
 
 def images(count: int = 4) -> torch.Tensor:

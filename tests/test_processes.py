@@ -29,17 +29,10 @@ from bvit_analysis.processes import (
     process_start,
     read_owner,
 )
-from tests.support.patience import wait_for, work_of
+from tests.support.waiting import alive, wait_for
 
 HOST = socket.gethostname()
 SLEEPER = [sys.executable, "-S", "-c", "import time; time.sleep(600)"]
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 # Who is alive -----------------------------------------------------------------------------------------
@@ -154,13 +147,13 @@ time.sleep(600)
 def test_a_family_is_killed_whole_across_sessions_and_orphans(tmp_path: Path) -> None:
     """A child in a session of its own, its child in another one, and one whose own parent is gone."""
     child = Child([sys.executable, "-c", FAMILY, str(tmp_path / "pids")])
-    wait_for((tmp_path / "pids").exists, work_of(child.pid))
+    wait_for((tmp_path / "pids").exists)
     family = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert family[0] == child.pid
-    assert all(map(is_alive, family))
+    assert all(map(alive, family))
     child.kill()
     assert child.poll() == -signal.SIGKILL
-    wait_for(lambda: not any(map(is_alive, family)))
+    wait_for(lambda: not any(map(alive, family)))
 
 
 PARENT = """
@@ -183,10 +176,10 @@ def test_no_child_outlives_its_parent(way: str) -> None:
         children = [int(pid) for pid in parent.stdout.readline().split()]
     assert len(children) == 3
     if way == "kill":
-        assert all(map(is_alive, children))
+        assert all(map(alive, children))
         parent.kill()
     parent.wait()
-    wait_for(lambda: not any(map(is_alive, children)))
+    wait_for(lambda: not any(map(alive, children)))
 
 
 def test_a_child_whose_parent_is_gone_before_it_can_ask_does_not_begin(tmp_path: Path) -> None:

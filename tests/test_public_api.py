@@ -36,6 +36,7 @@ def test_import_loads_nothing_heavy():
     )
 
 
+@pytest.mark.processes
 def test_recording_a_run_needs_neither_jupyter_nor_plotting(tmp_path):
     blocked = [
         "matplotlib",

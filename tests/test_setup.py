@@ -17,6 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 import bvit_analysis
+from bvit_analysis.extras import TRAIN_PACKAGES
 
 ROOT = Path(bvit_analysis.__file__).resolve().parent.parent
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -100,6 +101,19 @@ def test_every_pin_is_exact_and_given_once() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*(; \S.*)?", line), line
 
 
+def test_the_core_is_for_looking_alone() -> None:
+    core = set(by_name(PROJECT["project"]["dependencies"]))
+    train = set(by_name(PROJECT["project"]["optional-dependencies"]["train"]))
+    assert {"numpy", "pandas", "pyarrow"} <= core
+    assert set(TRAIN_PACKAGES) <= train
+    assert not core & train
+
+
+def test_make_and_conda_install_every_extra() -> None:
+    extras = ",".join(sorted(PROJECT["project"]["optional-dependencies"], reverse=True))
+    assert f"-e '.[{extras}]'" in (ROOT / "Makefile").read_text()
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -109,6 +123,7 @@ def test_every_pin_is_exact_and_given_once() -> None:
         "Makefile",
         ".ci/run",
         ".pre-commit-config.yaml",
+        "mkdocs.yml",
     ],
 )
 def test_no_file_names_an_index(name: str) -> None:
@@ -122,6 +137,9 @@ def test_hooks_come_from_this_repository_alone() -> None:
     for hook in config["repos"][0]["hooks"]:
         assert hook["language"] == "system"
         assert hook["entry"].startswith(".venv/bin/")
+    names = [hook["id"] for hook in config["repos"][0]["hooks"]]
+    assert names[:2] == ["strip-notebooks", "notebook-metadata"]  # before what looks at them
+    assert names[2:] == ["ruff-check", "ruff-format", "mypy"]
 
 
 def test_pillow_stays_below_the_release_that_breaks_the_deit_augmentation() -> None:
@@ -211,6 +229,21 @@ def test_make_lab_opens_the_notebooks_and_takes_flags(copy: Path) -> None:
     assert line.endswith("--no-browser")
     # Jupyter refuses root, the user of most containers, without this.
     assert ("--allow-root" in line) == (os.getuid() == 0)
+
+
+def test_make_quick_leaves_out_what_is_marked(copy: Path) -> None:
+    shown = make(copy, "-n", "quick").stdout
+    for mark in ("slow", "processes", "browser", "gpu"):
+        assert f"not {mark}" in shown
+        assert any(
+            line.startswith(f"{mark}:")
+            for line in PROJECT["tool"]["pytest"]["ini_options"]["markers"]
+        )
+    assert "-m" not in make(copy, "-n", "test").stdout.split("pytest", 1)[1]
+
+
+def test_make_docs_takes_a_warning_for_an_error(copy: Path) -> None:
+    assert ".venv/bin/mkdocs build --strict" in make(copy, "-n", "docs").stdout
 
 
 def test_make_hooks_installs_the_hooks(copy: Path) -> None:

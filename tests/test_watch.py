@@ -5,7 +5,6 @@ import math
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 from torch.nn import functional
@@ -17,24 +16,13 @@ from bvit_analysis.errors import CheckpointError, ConfigError, RunError
 from bvit_analysis.records import SITE_METRICS, RunWriter, load_run
 from bvit_analysis.sites import describe_sites, find_sites
 from bvit_analysis.watch import Watch
+from tests.support.tiny_vit import tiny_vit
 
 OFTEN = WatchConfig(flips_every=2, distribution_every=3, activation_every=3, trajectory_weights=4)
 
 
 def vit() -> nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=14,
-        patch_size=7,
-        embed_dim=16,
-        depth=1,
-        num_heads=2,
-        in_chans=1,
-        num_classes=3,
-        drop_path_rate=0.1,
-        proj_drop_rate=0.1,
-    )
+    return tiny_vit(drop_path_rate=0.1, proj_drop_rate=0.1)
 
 
 def binary_vit() -> nn.Module:
@@ -157,6 +145,7 @@ def test_record_equals_what_the_loop_saw(tmp_path) -> None:
         np.testing.assert_array_equal(one["gradient"].to_numpy(), expected)
 
 
+@pytest.mark.slow
 def test_every_metric_is_recorded_where_it_belongs(tmp_path) -> None:
     model, teacher = binary_vit(), vit().eval()
     optimizer = optimizer_of(model)
@@ -228,6 +217,7 @@ def _broken_writer(*args: object, **kwargs: object) -> RunWriter:
     raise RunError("no space left")
 
 
+@pytest.mark.processes
 def test_a_copied_model_neither_feeds_nor_holds_the_watch(tmp_path) -> None:
     def run(copied: bool) -> tuple:
         model = binary_vit()
@@ -250,6 +240,7 @@ def test_a_copied_model_neither_feeds_nor_holds_the_watch(tmp_path) -> None:
         assert one.equals(other)
 
 
+@pytest.mark.processes
 def test_evaluation_passes_are_not_seen(tmp_path) -> None:
     def run(evaluate: bool):
         model = binary_vit()
@@ -274,6 +265,7 @@ def test_evaluation_passes_are_not_seen(tmp_path) -> None:
     assert run(False).equals(run(True))
 
 
+@pytest.mark.processes
 def test_accumulated_passes_are_one_step(tmp_path) -> None:
     model = binary_vit().requires_grad_(True)
     for module in model.modules():
@@ -408,6 +400,7 @@ def test_tied_weights_count_once(tmp_path) -> None:
     assert [site.name for site in watch.sites] == ["0"]
 
 
+@pytest.mark.slow
 def test_a_resumed_watch_equals_an_uninterrupted_one(tmp_path) -> None:
     steps, total = range(12), 12
 
@@ -498,6 +491,7 @@ def test_a_given_writer_stays_its_owners(tmp_path) -> None:
         Watch(model, tmp_path / "other", sites=sites, writer=writer)
 
 
+@pytest.mark.slow
 def test_memory_stays_flat(tmp_path) -> None:
     model = binary_vit()
     optimizer = optimizer_of(model)

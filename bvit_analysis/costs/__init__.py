@@ -1,6 +1,6 @@
 """Parameters, bytes, multiply-accumulates and operations of a ViT per site, under named conventions.
 
-`ledger` counts what is in the model and what one image makes it do; `conventions` says which of it a published
+`ledger` counts what is in the model and what one image makes it do, in `rows`; `conventions` says which of it a published
 figure counts and at what weight; `model` puts both beside the float twin. `switches` holds the choices of a convention
 with their sources, `reconcile` searches their combinations for a published ratio, `published` holds rows of other works.
 """
@@ -9,6 +9,7 @@ from bvit_analysis.costs.conventions import CONVENTIONS as CONVENTIONS
 from bvit_analysis.costs.conventions import Convention as Convention
 from bvit_analysis.costs.model import ModelCost as ModelCost
 from bvit_analysis.costs.model import model_cost as model_cost
+from bvit_analysis.costs.model import recorded_cost as recorded_cost
 from bvit_analysis.costs.published import published_table as published_table
 from bvit_analysis.costs.reconcile import CLAIMS as CLAIMS
 from bvit_analysis.costs.reconcile import Claim as Claim

@@ -25,7 +25,7 @@ from typing import Literal
 
 import pandas as pd
 
-from bvit_analysis.costs.ledger import PRODUCTS
+from bvit_analysis.costs.rows import PRODUCTS
 from bvit_analysis.errors import ConfigError
 
 _BLOCK_LINEARS = tuple(kind for kind in PRODUCTS if kind not in ("patch_embed", "head"))

@@ -20,11 +20,11 @@ Letters: N tokens, D width, I inputs, O outputs, C channels, H hidden units, h h
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from bvit_analysis.costs.rows import Row
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention, BinaryProbabilities
@@ -49,58 +49,6 @@ SCALE_OPS = 1
 "Multiply by a scale; scales that meet in one place are one multiplication."
 ADD_OPS = 1
 "A bias, position, shortcut or residual: add to each element."
-
-KINDS = (
-    "patch_embed",
-    "positions",
-    "tokens",
-    "norm",
-    "shift",
-    "sign",
-    "qkv",
-    "scores",
-    "softmax",
-    "context",
-    "proj",
-    "fc1",
-    "fc2",
-    "scale",
-    "bias",
-    "shortcut",
-    "activation",
-    "layer_scale",
-    "residual",
-    "pool",
-    "head",
-)
-"Every kind of row, in the order of one forward pass."
-
-PRODUCTS = ("patch_embed", "qkv", "scores", "context", "proj", "fc1", "fc2", "head")
-"The kinds that are matrix products of the float model."
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """What one site holds and does for one image."""
-
-    site: str
-    "Module path, or block path and name of a product that has no module."
-    kind: str
-    "One of KINDS."
-    parameters: int = 0
-    "Parameters of the model held here; each is counted in exactly one row."
-    binary_parameters: int = 0
-    "Those of which one bit is kept after training."
-    bias_parameters: int = 0
-    "Those that are a bias beside a weight in the same row: of the patch embedding and the head."
-    derived_scales: int = 0
-    "Float numbers that a stored binary model needs and that training recomputes: mean|w| per output channel."
-    float_macs: int = 0
-    "Multiply-accumulates with a float operand."
-    binary_macs: int = 0
-    "Multiply-accumulates of two 1-bit operands."
-    elementwise_ops: int = 0
-    "Operations that are no product of matrices."
 
 
 class Ledger:

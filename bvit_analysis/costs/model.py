@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from torch import nn
 
 from bvit_analysis.costs.conventions import CONVENTIONS, Convention
-from bvit_analysis.costs.ledger import KINDS, Ledger, Row
+from bvit_analysis.costs.rows import KINDS, Row
 from bvit_analysis.errors import ConfigError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import nn
 
 COUNTS = tuple(
     field.name for field in dataclasses.fields(Row) if field.name not in ("site", "kind")
@@ -35,7 +38,7 @@ class ModelCost:
     """What a model holds and does for one image, per site, beside its float twin."""
 
     table: pd.DataFrame
-    "One row a site: site, kind and the counts of costs.ledger.Row."
+    "One row a site: site, kind and the counts of costs.rows.Row."
     twin: pd.DataFrame
     "The same of the model before binarization; equal to table for a float model."
     tokens: int
@@ -147,6 +150,9 @@ def model_cost(model: nn.Module, *, img_size: int | None = None) -> ModelCost:
         UnsupportedModelError: If the model is of another architecture, or a parameter belongs to no known site.
         ConfigError: If the image does not split into patches.
     """
+    # Only counting needs torch; a ledger that a run recorded is read without.
+    from bvit_analysis.costs.ledger import Ledger
+
     ledger = Ledger(model, img_size=img_size, twin=False)
     twin = Ledger(model, img_size=img_size, twin=True)
     return ModelCost(
@@ -155,6 +161,40 @@ def model_cost(model: nn.Module, *, img_size: int | None = None) -> ModelCost:
         tokens=ledger.tokens,
         img_size=ledger.img_size,
     )
+
+
+def recorded_cost(table: pd.DataFrame, twin: pd.DataFrame, *, img_size: int) -> ModelCost:
+    """Return the cost of a model from its recorded ledger and that of its float twin; neither is built.
+
+    The tokens are those of the twin's qkv products: N = MACs / weights.
+
+    Args:
+        table: The ledger of the model, for example ``run.costs``.
+        twin: The ledger of the same model in float, for example that of its teacher's run.
+        img_size: Side of the image that both were counted for, pixels.
+
+    Returns:
+        What model_cost() returns for that model.
+
+    Raises:
+        ConfigError: If a ledger lacks a column or has no qkv product, as in a run whose model was not counted.
+    """
+    for name, ledger in (("ledger", table), ("float twin's ledger", twin)):
+        missing = sorted({"site", "kind", *COUNTS} - {"bias_parameters"} - set(ledger))
+        if missing:
+            raise ConfigError(f"the {name} has no column {missing[0]!r}; give the costs of a run")
+    products = twin[twin["kind"] == "qkv"]
+    if products.empty:
+        raise ConfigError(
+            "the float twin's ledger has no qkv product; give the costs of a float run"
+        )
+    tokens = int(products["float_macs"].sum() // products["parameters"].sum())
+    # Runs of earlier releases count these two biases with their weights.
+    table, twin = (
+        ledger if "bias_parameters" in ledger else ledger.assign(bias_parameters=0)
+        for ledger in (table, twin)
+    )
+    return ModelCost(table=table, twin=twin, tokens=tokens, img_size=img_size)
 
 
 def _frame(rows: list[Row]) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from bvit_analysis.config import Recipe
 from bvit_analysis.costs.conventions import Convention
-from bvit_analysis.costs.ledger import KINDS
+from bvit_analysis.costs.rows import KINDS
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.layers.shift import SHIFTS
 

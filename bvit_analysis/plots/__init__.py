@@ -7,14 +7,12 @@ notebook cell shows the picture.
 
 from __future__ import annotations
 
-from bvit_analysis.errors import MissingExtraError
+from bvit_analysis.extras import missing_extra
 
 try:
     import matplotlib as _matplotlib  # noqa: F401  only to say which extra is missing
 except ModuleNotFoundError as error:
-    raise MissingExtraError(
-        "bvit_analysis.plots needs matplotlib; install it with: pip install 'bvit_analysis[notebooks]'"
-    ) from error
+    raise missing_extra("bvit_analysis.plots", ["matplotlib"], "notebooks") from error
 
 from bvit_analysis.plots import style
 from bvit_analysis.plots.ablation import plot_ablation, plot_differences, plot_evidence

@@ -9,7 +9,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from bvit_analysis import tables
-from bvit_analysis.errors import ConfigError, MissingExtraError, unknown_name
+from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.extras import missing_extra
 from bvit_analysis.plots import style
 from bvit_analysis.records import Run
 
@@ -66,9 +67,7 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
     try:
         import seaborn
     except ImportError as error:
-        raise MissingExtraError(
-            "plots need seaborn; install it with: pip install 'bvit_analysis[notebooks]'"
-        ) from error
+        raise missing_extra("a figure of series", ["seaborn"], "notebooks") from error
     colours = style.colours(frame["recipe"])
     already = list(ax.get_legend_handles_labels()[0])
     dots = "o" if frame["step"].nunique() <= MOST_DOTS else ""

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import importlib.util
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.errors import SuiteError
+from bvit_analysis.extras import missing_extra, not_installed
 from bvit_analysis.files import write_bytes_atomic, write_json_atomic
 from bvit_analysis.report.figure_files import copy_figures, remove_stale
 from bvit_analysis.report.pdf import find_browser, for_print, print_pdf
@@ -31,7 +31,6 @@ from bvit_analysis.report.rendering import RenderedNotebook, render_notebook
 from bvit_analysis.report.runs import TONES, RunRow, run_folders, run_rows
 from bvit_analysis.suite import read_statuses
 from bvit_analysis.suite.jobs import JobStatus, versions
-from bvit_analysis.suite.parameters import INSTALL_NOTEBOOKS
 
 MANIFEST_VERSION = 1
 PDF_NAME = "report.pdf"
@@ -145,11 +144,9 @@ def build_report(
 
 
 def _require() -> None:
-    for package in ("jinja2", "latex2mathml", "mistune", "nbformat", "nh3", "pygments"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"the report needs the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"
-            )
+    missing = not_installed(("jinja2", "latex2mathml", "mistune", "nbformat", "nh3", "pygments"))
+    if missing:
+        raise missing_extra("the report", missing, "notebooks")
 
 
 def _templates() -> Any:

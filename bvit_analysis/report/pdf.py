@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
-import signal
-import subprocess
-import tempfile
 from pathlib import Path
 
 from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.processes import Child
+from bvit_analysis.suite.private_folders import PrivateFolder, remove_abandoned
 
 PROGRAM_VARIABLE = "BVIT_CHROMIUM"
 "Environment variable: the browser that prints, where it is not found by itself."
@@ -72,58 +70,50 @@ def print_pdf(document: str, out: Path, *, limit_s: int = _LIMIT_S) -> Path:
         SuiteError: If it fails or takes too long; an earlier PDF is then still there.
     """
     program = find_browser()
-    with tempfile.TemporaryDirectory(prefix="bvit-print-", ignore_cleanup_errors=True) as place:
-        folder = Path(place)
-        page, made, log = folder / "report.html", folder / "report.pdf", folder / "log"
-        page.write_text(document, encoding="utf-8")
-        home = {name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
-        command = [
-            program,
-            *_FLAGS,
-            f"--user-data-dir={folder / 'profile'}",
-            f"--print-to-pdf={made}",
-            page.as_uri(),
-        ]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**os.environ, **home},
-                cwd=folder,
-                start_new_session=True,
-            )
-            try:
-                code = process.wait(timeout=limit_s)
-            except subprocess.TimeoutExpired as error:
-                raise SuiteError(
-                    f"printing took longer than {limit_s} s and was ended; the HTML pages are complete,"
-                    " print them from a browser, or report on fewer notebooks"
-                ) from error
-            finally:
-                _end(process)
-        if code != 0 or not made.is_file() or not made.read_bytes().startswith(b"%PDF-"):
-            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            raise SuiteError(
-                f"{program} did not print the report (exit code {code}"
-                f"{': ' + said[-1][:200] if said else ''}); the HTML pages are complete"
-            )
-        hidden = out.with_name(f".{out.name}.tmp")
-        try:
-            shutil.copyfile(made, hidden)
-            hidden.replace(out)
-        except OSError as error:
-            hidden.unlink(missing_ok=True)
-            raise SuiteError(f"cannot write {str(out)!r}: {error.strerror}") from error
+    remove_abandoned()
+    private = PrivateFolder()
+    try:
+        _print(program, document, private.path, out, limit_s)
+    finally:
+        private.remove()
     return out
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the browser with all its children, which a browser that is killed alone leaves behind."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+def _print(program: str, document: str, folder: Path, out: Path, limit_s: int) -> None:
+    page, made, log = folder / "report.html", folder / "report.pdf", folder / "log"
+    page.write_text(document, encoding="utf-8")
+    home = {name: str(folder) for name in ("HOME", "XDG_CONFIG_HOME", "XDG_CACHE_HOME")}
+    command = [
+        program,
+        *_FLAGS,
+        f"--user-data-dir={folder / 'profile'}",
+        f"--print-to-pdf={made}",
+        page.as_uri(),
+    ]
+    with log.open("wb") as output:
+        browser = Child(command, output=output, environment={**os.environ, **home}, folder=folder)
+        try:
+            code = browser.wait(limit_s)
+        finally:
+            browser.kill()  # with all its children, which a browser that is killed alone leaves behind
+    if code is None:
+        raise SuiteError(
+            f"printing took longer than {limit_s} s and was ended; the HTML pages are complete,"
+            " print them from a browser, or report on fewer notebooks"
+        )
+    if code != 0 or not made.is_file() or not made.read_bytes().startswith(b"%PDF-"):
+        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        raise SuiteError(
+            f"{program} did not print the report (exit code {code}"
+            f"{': ' + said[-1][:200] if said else ''}); the HTML pages are complete"
+        )
+    hidden = out.with_name(f".{out.name}.tmp")
+    try:
+        shutil.copyfile(made, hidden)
+        hidden.replace(out)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise SuiteError(f"cannot write {str(out)!r}: {error.strerror}") from error
 
 
 def for_print(body: str, prefix: str, pages: dict[str, str]) -> str:

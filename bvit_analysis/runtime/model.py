@@ -26,7 +26,8 @@ from bvit_analysis.runtime.block_programs import Untouched, works_image_by_image
 from bvit_analysis.runtime.blocks import PackedBlocks
 from bvit_analysis.runtime.kernels import products as kernels
 from bvit_analysis.runtime.kernels.threads import lent_threads
-from bvit_analysis.runtime.layers import PackedAttention, PackedLinear, PackedSign
+from bvit_analysis.runtime.layers import PackedAttention, PackedLinear
+from bvit_analysis.runtime.signs import PackedSign
 
 _HOOKS = (
     "_forward_hooks",

@@ -24,8 +24,9 @@ from bvit_analysis.packed.model import load_packed, read_packed
 from bvit_analysis.packed.run import model_of_run
 from bvit_analysis.records import load_run
 from bvit_analysis.runtime.certificate import Certificate, compare_logits, equal_entries
-from bvit_analysis.runtime.layers import PackedBits, PackedSign
+from bvit_analysis.runtime.layers import PackedBits
 from bvit_analysis.runtime.model import PackedModel, load_runtime
+from bvit_analysis.runtime.signs import PackedSign
 
 Decisions = dict[str, np.ndarray]
 

@@ -8,7 +8,6 @@ folder, and whoever finds the claim of the same order tells what became of it in
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, final
 
 from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.extras import missing_extra, not_installed
 from bvit_analysis.suite.execution import Limits, record, run_to_end, threads_each
 from bvit_analysis.suite.jobs import (
     STATUS_VERSION,
@@ -31,7 +31,6 @@ from bvit_analysis.suite.jobs import (
 from bvit_analysis.suite.parameters import require_notebooks
 from bvit_analysis.suite.private_folders import remove_abandoned
 
-INSTALL_CLUSTER = "pip install 'bvit_analysis[cluster]'"
 CONNECT_S = 15.0
 NO_WORKER_S = 60.0
 "A cluster without any worker for so long is given up, seconds."
@@ -233,10 +232,8 @@ class ClusterRunner:
 
 
 def _connect(address: str) -> Any:
-    if importlib.util.find_spec("distributed") is None:
-        raise MissingExtraError(
-            f"a cluster needs the package 'distributed'; install it with: {INSTALL_CLUSTER}"
-        )
+    if not_installed(["distributed"]):
+        raise missing_extra("a cluster", ["distributed"], "cluster")
     from distributed import Client
 
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import importlib.util
 import io
 import json
 import keyword
@@ -22,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bvit_analysis.errors import MissingExtraError, SuiteError
+from bvit_analysis.errors import SuiteError
+from bvit_analysis.extras import missing_extra, not_installed
 
-INSTALL_NOTEBOOKS = "pip install 'bvit_analysis[notebooks]'"
 _LISTS = ("list", "List", "Sequence", "tuple", "Tuple")
 _MAPPINGS = ("dict", "Dict", "Mapping")
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -60,11 +59,9 @@ def require_notebooks() -> None:
     Raises:
         MissingExtraError: If one is not; the text has the line that installs it.
     """
-    for package in ("nbformat", "nbclient", "papermill", "ipykernel"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(
-                f"notebooks need the package {package!r}; install it with: {INSTALL_NOTEBOOKS}"
-            )
+    missing = not_installed(("nbformat", "nbclient", "papermill", "ipykernel", "psutil"))
+    if missing:
+        raise missing_extra("the execution of notebooks", missing, "notebooks")
 
 
 def read_notebook(path: Path) -> Any:

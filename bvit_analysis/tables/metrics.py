@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import pandas as pd
 
@@ -170,7 +170,9 @@ def measure_of(name: str, data: Source = None) -> Measure:
     Raises:
         ConfigError: If neither the catalogue nor one of the runs has a measure of that name.
     """
-    known: dict[str, Any] = dict(own_measures(data)) | MEASURES
+    if name in MEASURES:
+        return MEASURES[name]
+    known: dict[str, Measure] = own_measures(data) | MEASURES
     if data is not None and not isinstance(data, pd.DataFrame):
         for run in [data] if isinstance(data, Run) else data:
             known = run.measures | known

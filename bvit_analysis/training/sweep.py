@@ -170,7 +170,7 @@ def _start(config: RunConfig, run_dir: Path, errors: IO[bytes], own: Sequence[st
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
         errors=errors,
         environment={**os.environ, **threads},
-        words=_written(config, own),
+        words=child_words(config, own),
     )
 
 
@@ -198,14 +198,14 @@ def _end(active: dict[str, Child]) -> None:
             print(f"{name}: killed; it goes on from its last checkpoint", file=sys.stderr)
 
 
-def _written(config: RunConfig, own: Sequence[str]) -> bytes:
-    """Return a configuration and own instruments for a child process, with the folders to import them from."""
+def child_words(config: RunConfig, own: Sequence[str] = ()) -> bytes:
+    """Return what a child process reads on its standard input: a configuration, own instruments, and where to import from."""
     order = {"config": to_dict(config), "instruments": list(own), "folders": sys.path}
     return json.dumps(order).encode()
 
 
 def _read(text: bytes) -> tuple[RunConfig, list[Callable[[], Instrument]]]:
-    """Return what _written() wrote; the parent is trusted, so import paths are followed."""
+    """Return what child_words() wrote; the parent is trusted, so import paths are followed."""
     data = json.loads(text)
     config = from_dict(RunConfig, data["config"])
     if config.recipe is not None:

@@ -147,6 +147,7 @@ def test_goals_depend_on_the_processor(quick: tuple[dict[str, Any], str]) -> Non
         assert {row["goal"] for row in found if row["what"].startswith("linear")} == {goal}
 
 
+@pytest.mark.processes
 def test_a_task_runs_in_a_process_of_its_own(tmp_path: Path) -> None:
     stored = packed_inference.measured("files", names=["tiny"], folder=str(tmp_path))
     assert {row["way"] for row in stored["files"]} >= {who.PACKED, who.FP32, who.BF16}

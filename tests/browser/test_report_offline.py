@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 
 from bvit_analysis.report import build_report
-from tests.report.test_build import write_executed
-from tests.report.test_rendering import frames_json
+from tests.support.executed import frames_json, write_executed
 
 pytestmark = pytest.mark.browser
 

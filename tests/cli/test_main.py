@@ -162,6 +162,7 @@ def test_full_disk(capsys, tmp_path, monkeypatch):
     assert "space" in err.lower()
 
 
+@pytest.mark.slow
 def test_costs_prints_the_known_ratio(capsys):
     code, out, _ = run(capsys, "costs", "deit_small_patch16_224")
     assert code == 0

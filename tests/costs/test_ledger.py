@@ -17,14 +17,15 @@ from bvit_analysis.convert import binarize
 from bvit_analysis.costs import CONVENTIONS, Convention, ModelCost, model_cost
 from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from tests.support.own_parts import Clamped, ClampedMeanShift, NeighbourShift, UniformRule
+from tests.support.tiny_vit import tiny_vit
 
 DEIT_S = "deit_small_patch16_224"
 
 
 def small_vit(**changes: Any) -> nn.Module:
     """A ViT of one block: 2 x 2 patches and a class token, N = 5, D = 8, 2 heads, 32 hidden, 3 classes."""
-    options: dict[str, Any] = {"img_size": 8, "patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2}  # fmt: skip
-    return timm.create_model("vit_tiny_patch16_224", num_classes=3, **(options | changes))
+    options: dict[str, Any] = {"img_size": 8, "patch_size": 4, "in_chans": 3, "embed_dim": 8}
+    return tiny_vit(**(options | changes))
 
 
 def ratio(cost: ModelCost, convention: str) -> float:

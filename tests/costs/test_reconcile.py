@@ -82,6 +82,7 @@ def test_every_setting_names_its_source() -> None:
             assert len({setting.text for setting in switch.settings}) == len(switch.settings)
 
 
+@pytest.mark.slow
 def test_condensed_sums_are_those_of_the_whole_table(cost: ModelCost) -> None:
     for quantity in SWITCHES:
         table = reconcile(cost, quantity, 16.2).set_index("switches")
@@ -172,6 +173,7 @@ def test_the_account_says_how_much_was_tried(sizes: pd.DataFrame, operations: pd
     assert "... and 3 more" in account(sizes, SIZE, show=1)
 
 
+@pytest.mark.slow
 def test_other_networks_are_counted_among_the_tries(cost: ModelCost) -> None:
     recipes = other_shifts(get_recipe("baseline"))
     assert list(recipes)[:3] == ["none", "static", "token_mean"]
@@ -229,6 +231,7 @@ def test_published_rows_have_sources_and_ratios_divide(cost: ModelCost) -> None:
     assert not published_table()["ours"].any()
 
 
+@pytest.mark.slow
 def test_json_holds_everything(cost: ModelCost) -> None:
     answer = json.loads(json_report(cost, [OPERATIONS], model={"name": "m"}))
     assert answer["totals"]["parameters"] == cost.table["parameters"].sum()
@@ -242,6 +245,7 @@ def test_json_holds_everything(cost: ModelCost) -> None:
     assert {row["model"] for row in answer["published"]} == {row.model for row in ROWS}
 
 
+@pytest.mark.slow
 def test_command_prints_the_reconciliation(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["costs", "deit_small_patch16_224", "--published"]) == 0
     out = capsys.readouterr().out
@@ -252,6 +256,7 @@ def test_command_prints_the_reconciliation(capsys: pytest.CaptureFixture[str]) -
     assert OURS in out
 
 
+@pytest.mark.slow
 def test_command_prints_json_and_other_claims(capsys: pytest.CaptureFixture[str]) -> None:
     small = ["costs", "deit_tiny_patch16_224", "--img-size", "32", "--num-classes", "3"]
     assert main([*small, "--json", "--claimed-size", "20.0"]) == 0

@@ -369,6 +369,7 @@ def test_missing_parts_are_cut_from_training_images(
     assert len(set.union(*pictures)) == sum(sizes)  # no image in two splits
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("augmentation", [True, False])
 def test_workers_and_start_change_nothing(folder: Path, augmentation: bool) -> None:
     changes = {
@@ -399,6 +400,7 @@ def test_limits_of_folders_take_images_of_every_class(folder: Path) -> None:
     assert len(dataset.validation.labels.unique()) > 1
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 def test_unreadable_images_are_named(tmp_path: Path, damage: str, workers: int) -> None:
@@ -516,6 +518,7 @@ def test_unknown_auto_augment_is_refused_before_training(folder: Path) -> None:
         load_dataset(folder_config(folder, auto_augment="rnd-m9"))
 
 
+@pytest.mark.slow
 def test_deit_augmentation_survives_two_thousand_images(folder: Path) -> None:
     # Pillow 13.0.0 raised in posterize about once in 550 images
     config = folder_config(folder, auto_augment="rand-m9-mstd0.5-inc1", random_erasing=0.25)

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import timm
 import torch
 
 from bvit_analysis.convert import binarize, calibrate
 from bvit_analysis.instruments.attention import attention_examples
 from bvit_analysis.sites import find_sites
+from tests.support.tiny_vit import tiny_vit
 
 
 def float_vit() -> torch.nn.Module:
-    torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=28,
-        patch_size=7,
-        in_chans=1,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-        num_classes=10,
-    ).eval()
+    return tiny_vit(img_size=28, embed_dim=32, depth=2, num_classes=10).eval()
 
 
 def made(recipe: str = "baseline", number: int = 3):
@@ -79,15 +69,7 @@ def test_without_a_teacher_or_without_binary_attention() -> None:
     assert found.teacher is None
     assert found.teacher_predictions is None
     assert attention_examples(teacher, None, [], images, pixels, labels) is None
-    other = timm.create_model(
-        "vit_tiny_patch16_224",
-        img_size=28,
-        patch_size=14,
-        in_chans=1,
-        embed_dim=32,
-        depth=2,
-        num_heads=2,
-    )
+    other = tiny_vit(img_size=28, patch_size=14, embed_dim=32, depth=2)
     mismatch = attention_examples(model, other.eval(), find_sites(model), images, pixels, labels)
     assert mismatch is not None
     assert mismatch.teacher is None  # other tokens cannot be compared

@@ -135,6 +135,7 @@ def test_zero_and_minus_zero_are_positive_and_nan_is_negative() -> None:
     assert tracker.signs(torch.arange(4)).tolist() == [1, 1, -1, -1]
 
 
+@pytest.mark.slow
 def test_counts_are_exact_far_beyond_a_byte() -> None:
     sites = make_sites([(8, 64)])
     tracker = SignTracker(sites, late_after=100)

@@ -4,7 +4,6 @@ import copy
 
 import numpy as np
 import pytest
-import timm
 import torch
 from torch import nn
 
@@ -14,14 +13,11 @@ from bvit_analysis.instruments.base import Rows
 from bvit_analysis.instruments.distortion import DistortionInstrument, TwinListener
 from bvit_analysis.instruments.entropy import ActivationListener
 from bvit_analysis.sites import find_sites
+from tests.support.tiny_vit import tiny_vit
 
 
 def vit(**changes: object) -> nn.Module:
-    settings = {"img_size": 14, "patch_size": 7, "embed_dim": 16, "depth": 2, "num_heads": 2}
-    torch.manual_seed(0)
-    return timm.create_model(
-        "vit_tiny_patch16_224", in_chans=1, num_classes=3, **(settings | changes)
-    )
+    return tiny_vit(**({"depth": 2} | changes))
 
 
 def pair(**changes: object) -> tuple[nn.Module, nn.Module]:

@@ -452,6 +452,7 @@ ROWS = hnp.arrays(
 SIGNS = hnp.arrays(np.bool_, hnp.array_shapes(min_dims=2, max_dims=2, max_side=12))
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(ROWS, st.sampled_from([2.0**-30, 0.25, 4.0, 2.0**20]))
 def test_weight_measures_hold_their_ranges_symmetry_and_scale(w: np.ndarray, scale: float) -> None:

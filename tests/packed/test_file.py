@@ -328,6 +328,7 @@ def deit_small(recipe: str) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("recipe", "width", "ratio"), [("baseline", "float32", 13.3), ("binaryvit", "float16", 18.1)]
 )

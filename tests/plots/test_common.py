@@ -114,6 +114,7 @@ def test_strings_of_a_stranger_are_drawn_literally(name: str, hostile: Run) -> N
     assert not any(text.get_parse_math() for text in ax.findobj(Text) if "$" in text.get_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("state", ["running", "interrupted"])
 def test_runs_that_did_not_finish_are_drawn_as_far_as_they_go(state: str, tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "r", steps=20, blocks=1, state=state))
@@ -125,6 +126,7 @@ def test_runs_that_did_not_finish_are_drawn_as_far_as_they_go(state: str, tmp_pa
     assert style.to_png(plots.plot_ablation([run]))
 
 
+@pytest.mark.slow
 def test_a_run_of_one_step_is_drawn(tmp_path: Path) -> None:
     run = load_run(make_run(tmp_path / "r", steps=1, blocks=1))
     for draw in (MANY | ONE).values():

@@ -155,6 +155,7 @@ def test_an_empty_figure_gives_an_empty_table_and_still_files(tmp_path: Path) ->
     assert paths["csv"].read_text() == ",".join(COLUMNS) + "\n"
 
 
+@pytest.mark.slow
 def test_files_of_real_figures_hold_what_the_figure_shows(
     runs: list[Run], hostile: Run, tmp_path: Path
 ) -> None:
@@ -187,6 +188,7 @@ def test_files_of_real_figures_hold_what_the_figure_shows(
         np.testing.assert_array_equal(part["y"], line.get_ydata())
 
 
+@pytest.mark.processes
 def test_equal_figures_give_equal_files_in_another_process(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from bvit_analysis.plots import style\n"

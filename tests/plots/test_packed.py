@@ -49,6 +49,7 @@ def test_times_are_stacked_part_by_part() -> None:
     assert [label.get_text() for label in alone.get_yticklabels()] == ["packed"]
 
 
+@pytest.mark.slow
 def test_speedups_show_every_place_and_rival() -> None:
     benchmark = tables.packed_benchmark(make_record())
     ax = plots.plot_speedups(benchmark.models)

@@ -95,6 +95,7 @@ def test_many_categories_are_thinned() -> None:
     assert [label.get_text() for label in ax.get_yticklabels()][:2] == ["site 0", "site 3"]
 
 
+@pytest.mark.processes
 def test_import_loads_neither_pyplot_nor_seaborn_nor_torch() -> None:
     code = (
         "import sys, bvit_analysis as bv; bv.plots.plot_flip_rate;"

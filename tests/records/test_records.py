@@ -178,6 +178,7 @@ def test_appended_memory_may_be_reused_by_the_caller(tmp_path: Path) -> None:
     assert load_run(tmp_path / "r").trajectories["latent"].tolist() == [1, 1, 1, 2, 2, 2]
 
 
+@pytest.mark.slow
 def test_the_seal_timer_changes_no_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_run(tmp_path / "a", steps=3, blocks=1)
     monkeypatch.setattr(run_writer, "SEAL_SECONDS", 0.0)
@@ -482,6 +483,7 @@ while True:
 """
 
 
+@pytest.mark.processes
 def test_sigkill_loses_at_most_the_unsealed_rows(tmp_path: Path) -> None:
     path = tmp_path / "r"
     child = subprocess.Popen(
@@ -534,6 +536,7 @@ def test_resume_sets_later_rows_aside_and_deletes_none(parts_run: Path) -> None:
     pd.testing.assert_frame_equal(rows, before)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_file_operation_of_a_resume_loses_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -831,6 +834,7 @@ def test_json_never_holds_nan(tmp_path: Path) -> None:
     assert found == expected
 
 
+@pytest.mark.processes
 def test_a_run_is_read_without_torch(tmp_path: Path) -> None:
     make_run(tmp_path / "r", steps=1)
     code = (

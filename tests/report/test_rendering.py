@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import copy
 import html
-import io
-import itertools
 import json
 import re
 from pathlib import Path
@@ -14,53 +12,16 @@ from typing import Any
 
 import nbformat
 import pytest
-from PIL import Image
 
-from bvit_analysis.outputs import FRAMES_MIME
 from bvit_analysis.report import render_notebook
 from bvit_analysis.report.figure_files import copy_figures, is_inert_svg, remove_stale
 from bvit_analysis.report.frames import Control, explorer_html, read_frames
 from bvit_analysis.report.pdf import for_print
 from bvit_analysis.report.pictures import png_size
+from tests.support.executed import explorer_output, frames_json, grey
 
 HOSTILE = "</p><script>alert('{x}')</script>\n\"'&"
 new = nbformat.v4
-
-
-def grey(level: int, width: int = 50, height: int = 30) -> str:
-    buffer = io.BytesIO()
-    Image.new("L", (width, height), level).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
-def frames_json(*, title: str = "Flips", text: str = "") -> dict[str, Any]:
-    """Two controls and two panels: the map follows both, the bars the second alone."""
-    runs, steps = ["baseline", f"grs {text}".strip()], ["0", "50", "100", "1,000"]
-    settings = list(itertools.product(range(2), range(4)))
-    return {
-        "version": 1,
-        "title": title,
-        "controls": [
-            {"name": "run", "label": f"Run {text}".strip(), "options": runs, "start": 1},
-            {"name": "step", "label": "Step", "options": steps, "start": 2},
-        ],
-        "panels": [
-            {"name": "map", "frames": [4 * run + step for run, step in settings]},
-            {"name": "bars", "frames": [8 + step for _, step in settings]},
-        ],
-        "findings": [
-            f"{runs[run]} flips at step {steps[step]}. {text}".strip() for run, step in settings
-        ],
-        "pictures": [
-            {"png": grey(20 * number), "alt": f"picture {number} {text}"} for number in range(12)
-        ],
-    }
-
-
-def explorer_output(data: dict[str, Any], **metadata: Any) -> nbformat.NotebookNode:
-    bundle = {FRAMES_MIME: data, "image/png": grey(7), "text/plain": "Flips"}
-    output = new.new_output("display_data", data=bundle, metadata=metadata)
-    return new.new_code_cell("explorer", outputs=[output])
 
 
 def test_frames_of_a_real_explorer_are_read() -> None:

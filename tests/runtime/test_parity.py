@@ -188,6 +188,7 @@ def test_a_file_gets_its_certificate_beside_it(model: nn.Module, tmp_path: Path)
     assert certify_packed(path, images(2)).decisions == certificate.decisions * 2 / 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["float32", "float16"])
 def test_a_run_is_certified_by_command(
     width: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

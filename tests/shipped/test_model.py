@@ -19,6 +19,7 @@ DATA = Path(__file__).resolve().parents[2] / "data"
 MODEL = DATA / "models" / "fashion_mnist-binaryvit-seed0.bvit"
 
 
+@pytest.mark.slow
 def test_it_is_the_model_of_the_recorded_run_to_the_last_image() -> None:
     result = load_run(DATA / "runs" / "binaryvit-seed0").result
     assert result is not None
@@ -34,6 +35,7 @@ def test_it_is_the_model_of_the_recorded_run_to_the_last_image() -> None:
     assert correct == pytest.approx(result["test_correct"], abs=3)
 
 
+@pytest.mark.slow
 def test_a_thousand_images_agree_with_the_simulated_model() -> None:
     batches = evaluation_batches(load_dataset(DataConfig()), "test", batch_size=100, limit=1000)
     images = (images for images, _ in batches)

@@ -150,7 +150,10 @@ class TestHook:
         (repository / "notebooks").mkdir(parents=True)
         (repository / ".venv").mkdir()
         (repository / ".venv" / "bin").symlink_to(Path(sys.executable).parent)
-        shutil.copy(ROOT / ".pre-commit-config.yaml", repository)
+        for name in (".pre-commit-config.yaml", "pyproject.toml"):
+            shutil.copy(ROOT / name, repository)
+        (repository / "bvit_analysis").mkdir()
+        (repository / "bvit_analysis" / "__init__.py").write_text('"""Stands for the package."""\n')
         (repository / "scripts").mkdir()
         shutil.copy(ROOT / "scripts" / "notebook_metadata.py", repository / "scripts")
         for command in (
@@ -169,6 +172,7 @@ class TestHook:
             ["git", *arguments], cwd=repository, capture_output=True, text=True, timeout=60
         )
 
+    @pytest.mark.processes
     def test_an_executed_notebook_is_committed_as_its_source(self, repository: Path) -> None:
         clean = {}
         for path in SOURCES:
@@ -188,11 +192,33 @@ class TestHook:
         for name, text in clean.items():
             assert self.git(repository, "show", f"HEAD:{name}").stdout == text
 
+    @pytest.mark.processes
     def test_a_broken_notebook_is_refused(self, repository: Path) -> None:
         (repository / "notebooks" / "broken.ipynb").write_text('{"cells": [')
         self.git(repository, "add", "notebooks")
         assert self.git(repository, "commit", "-m", "broken").returncode != 0
 
+    @pytest.mark.parametrize(
+        ("name", "text", "hook"),
+        [
+            ("unused.py", "import os\n", "lint"),
+            ("wide.py", "x  =  1\n", "format"),
+            ("bvit_analysis/wrong.py", 'x: int = "one"\n', "types"),
+        ],
+    )
+    def test_code_that_the_checks_refuse_is_refused(
+        self, repository: Path, name: str, text: str, hook: str
+    ) -> None:
+        (repository / name).write_text(text)
+        self.git(repository, "add", name)
+        refused = self.git(repository, "commit", "-m", "code")
+        assert refused.returncode == 1
+        assert re.findall(r"^(\w+)\.+Failed", refused.stdout + refused.stderr, re.MULTILINE) == [
+            hook
+        ]
+        assert (repository / name).read_text() == text
+
+    @pytest.mark.processes
     def test_another_file_passes_untouched(self, repository: Path) -> None:
         (repository / "notes.json").write_text('{"cells": [], "outputs": [1]}')
         self.git(repository, "add", "notes.json")

@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,8 @@ import pytest
 
 from bvit_analysis.errors import MissingExtraError, SuiteError
 from bvit_analysis.suite import execute, plan, read_status, read_summary
-from tests.suite.test_batch import write_notebook
+from tests.support.notebooks import write_notebook
+from tests.support.waiting import wait_for
 
 COUNT = "with open(log, 'a') as file: file.write(name + ' ')"
 DECLARED = "log: str = ''\nname: str = ''\n"
@@ -46,17 +46,11 @@ def cluster() -> Iterator[Any]:
         yield found
 
 
-def wait_for(condition: Callable[[], object], seconds: float) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
 def counted(log: Path) -> list[str]:
     return sorted(log.read_text().split()) if log.exists() else []
 
 
+@pytest.mark.processes
 def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     ends = {
@@ -88,7 +82,7 @@ def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_p
     }
     assert counted(log) == sorted([*ends, "x", "y"])
     kernel = int(Path(f"{log}.pid").read_text())
-    wait_for(lambda: not psutil.pid_exists(kernel), 10)
+    wait_for(lambda: not psutil.pid_exists(kernel))
     lost = statuses[3]
     assert "worker that executed it was lost" in lost.error
     assert 0 < lost.seconds < 120
@@ -120,6 +114,7 @@ def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_p
     assert counted(log) == sorted([*ends, "x", "y", "loses"])
 
 
+@pytest.mark.processes
 def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -140,21 +135,22 @@ def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: counted(log), 60)
+            wait_for(lambda: counted(log))
             kernel = int(log.read_text())
             assert psutil.pid_exists(kernel)
             assert read_status(out / "sleeper").state == "running"
         finally:
             client.send_signal(end)
             client.wait(60)
-        wait_for(lambda pid=kernel: not psutil.pid_exists(pid), 30)
-        wait_for(lambda: read_status(out / "sleeper").state == "interrupted", 30)
+        wait_for(lambda pid=kernel: not psutil.pid_exists(pid))
+        wait_for(lambda: read_status(out / "sleeper").state == "interrupted")
         if end == signal.SIGINT:
             summary = json.loads((out / "summary.json").read_text())
             assert summary["states"] == {"interrupted": 1}
             assert "KeyboardInterrupt" in summary["jobs"][0]["error"]
 
 
+@pytest.mark.processes
 def test_no_worker_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,7 +185,7 @@ def test_no_worker_is_left(
     assert read_summary(tmp_path / "out")["states"] == {"interrupted": 1, "worker_lost": 1}
     assert "[2/2] b: interrupted" in capsys.readouterr().err
     kernel = int((tmp_path / "pid").read_text())
-    wait_for(lambda: not psutil.pid_exists(kernel), 10)
+    wait_for(lambda: not psutil.pid_exists(kernel))
 
 
 def test_a_cluster_that_cannot_do_it_is_refused_before_anything_starts(
@@ -224,6 +220,7 @@ def test_a_cluster_that_cannot_do_it_is_refused_before_anything_starts(
         execute(jobs, out, cluster=address, progress=False)
 
 
+@pytest.mark.processes
 def test_a_claim_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Dask runs again finds the claim of the same order, at each point where it may be lost."""
     pytest.importorskip("distributed")

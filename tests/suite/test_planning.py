@@ -13,7 +13,7 @@ from bvit_analysis.suite import NotebookJob, ParameterText, estimate, plan, plan
 from bvit_analysis.suite.estimation import ASSUMED_BYTES, ASSUMED_S, makespan
 from bvit_analysis.suite.jobs import identity
 from bvit_analysis.suite.planning import PlanError
-from tests.suite.test_batch import write_notebook
+from tests.support.notebooks import write_notebook
 from tests.support.synthetic_run import make_run
 
 WEIGHTS = "runs: list[str] = []\nwindow: int = 5\nsite: str = ''\n"
@@ -395,6 +395,7 @@ def test_flags_of_the_command(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.processes
 def test_the_command_executes_and_prints_the_summary(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -8,7 +8,7 @@ import timm
 
 from bvit_analysis import binarize, model_cost, tables
 from bvit_analysis.costs import ModelCost
-from bvit_analysis.costs.ledger import KINDS
+from bvit_analysis.costs.rows import KINDS
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.tables.costs import OTHER, PARTS
 

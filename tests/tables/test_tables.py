@@ -329,6 +329,7 @@ def test_comparability_names_what_differs(root: Path, tmp_path: Path) -> None:
     assert tables.comparability(runs[:1]) == []
 
 
+@pytest.mark.slow
 def test_finding_and_verdicts_and_scale(runs: list[Run]) -> None:
     text = tables.finding(runs, "sign_entropy_bits")
     assert text.startswith("sign entropy (bits per channel), mean over seeds:")

@@ -24,7 +24,7 @@ from tests.support.own_parts import (
     SteadyTerm,
     UniformRule,
 )
-from tests.training.test_run import differing, tiny
+from tests.support.tiny_run import differing, tiny
 
 OWN = Recipe(
     name="own",

@@ -21,13 +21,7 @@ import torch
 from torch.nn import functional
 
 from bvit_analysis.config import (
-    DataConfig,
-    ModelConfig,
-    RunConfig,
     TrainingConfig,
-    WatchConfig,
-    get_recipe,
-    to_dict,
 )
 from bvit_analysis.errors import ConfigError, RunError, TrainingError
 from bvit_analysis.processes import Child, process_start
@@ -38,82 +32,20 @@ from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.loop import distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
 from bvit_analysis.training.run import train
-from tests.support.patience import wait_for, work_of
-
-STEPS = 24
-
-
-def tiny(recipe: str | None = "binaryvit", **training) -> RunConfig:
-    """A run of seconds: one block of width 16 on 600 real images, checkpoints every 6 steps."""
-    settings = {
-        "steps": STEPS,
-        "batch_size": 32,
-        "warmup_steps": 3,
-        "evaluate_every": 12,
-        "checkpoint_every": 6,
-        "calibration_images": 32,
-    }
-    short = TrainingConfig(**(settings | {"steps": 6}))
-    return RunConfig(
-        recipe=get_recipe(recipe) if recipe else None,
-        scale="smoke",
-        data=DataConfig(train_limit=600, evaluation_limit=100),
-        model=ModelConfig(patch_size=7, embed_dim=16, depth=1, num_heads=2, drop_path=0.1),
-        training=TrainingConfig(**(settings | training)),
-        teacher=short if recipe else None,
-        watch=WatchConfig(
-            flips_every=2, distribution_every=4, activation_every=4, trajectory_weights=3
-        ),
-    )
+from tests.support.tiny_run import (
+    STEPS,
+    differing,
+    start_process,
+    status_of,
+    tiny,
+    wait_until_running,
+)
+from tests.support.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     return train(tiny(), tmp_path_factory.mktemp("whole") / "binaryvit-seed0", progress=False)
-
-
-def everything(folder: Path) -> dict[str, object]:
-    """All that a run records and learns, without what a clock measured."""
-    run = load_run(folder)
-    found: dict[str, object] = {}
-    for kind in ("scalars", "sites", "histograms", "channels", "trajectories"):
-        frame = getattr(run, kind)
-        for column in frame.columns:
-            values = frame[column].to_numpy()
-            if values.dtype == object:
-                values = (
-                    np.array([x for value in values for x in np.asarray(value).ravel()])
-                    if kind in ("histograms", "channels") and column == "counts"
-                    else values.astype(str)
-                )
-            found[f"{kind}.{column}"] = values
-    for site in run.site_table.query("kind == 'weight'")["site"]:
-        for name, array in run.counts(site).items():
-            found[f"counts.{site}.{name}"] = np.asarray(array)
-    if run.attention is not None:
-        for name in ("images", "predictions", "bits", "scores", "teacher"):
-            found[f"attention.{name}"] = getattr(run.attention, name)
-    checkpoint = load_checkpoint(folder)
-    assert checkpoint is not None
-    for name, tensor in checkpoint.tensors.items():
-        found[f"checkpoint.{name}"] = (
-            tensor.float().numpy() if tensor.dtype == torch.bfloat16 else tensor.numpy()
-        )
-    found["result"] = np.array(
-        sorted(str(item) for item in (run.result or {}).items() if item[0] != "seconds")
-    )
-    return found
-
-
-def differing(one: Path, two: Path) -> list[str]:
-    first, second = everything(one), everything(two)
-    return [*(first.keys() ^ second.keys())] + [
-        name
-        for name in first.keys() & second.keys()
-        if not np.array_equal(
-            first[name], second[name], equal_nan=np.asarray(first[name]).dtype.kind == "f"
-        )
-    ]
 
 
 def copy_teacher(source: Path, root: Path) -> None:
@@ -124,29 +56,8 @@ def copy_teacher(source: Path, root: Path) -> None:
 # Resume -----------------------------------------------------------------------------------------------------------------
 
 
-def start_process(config: RunConfig, folder: Path) -> Child:
-    return Child(
-        [sys.executable, "-m", "bvit_analysis.training.sweep", str(folder)],
-        environment={**os.environ, "OMP_NUM_THREADS": "1"},
-        words=json.dumps(to_dict(config)).encode(),
-    )
-
-
-def status_of(folder: Path) -> dict[str, object]:
-    try:
-        return json.loads((folder / "status.json").read_text())
-    except (OSError, ValueError):
-        return {}
-
-
-def wait_until_running(folder: Path, process: Child) -> None:
-    def is_running() -> bool:
-        assert process.poll() is None, f"the training did not start: exit code {process.poll()}"
-        return status_of(folder).get("state") == "running"
-
-    wait_for(is_running, work_of(process.pid), every_s=0.005)
-
-
+@pytest.mark.processes
+@pytest.mark.slow
 def test_kill_9_at_three_random_moments_resumes_to_the_bit(tmp_path):
     config = tiny(steps=90, checkpoint_every=6, evaluate_every=30)
     whole = train(config, tmp_path / "whole" / "run", progress=False)
@@ -168,6 +79,8 @@ def test_kill_9_at_three_random_moments_resumes_to_the_bit(tmp_path):
     assert differing(whole, other) == [], f"random seed {seed}"
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", [1, 6, 7, 13, 23])
 def test_an_exception_at_any_step_resumes_to_the_bit(finished, tmp_path, monkeypatch, moment):
     folder = tmp_path / "runs" / finished.name
@@ -194,6 +107,8 @@ def fail_at(monkeypatch, moment: int) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.parametrize("forgotten", ["watch", "regularizer", "optimizer"])
 def test_control_a_forgotten_state_is_seen(finished, tmp_path, monkeypatch, forgotten):
     """The comparison above must fail when something is deliberately not restored."""
@@ -227,13 +142,14 @@ def test_control_a_forgotten_state_is_seen(finished, tmp_path, monkeypatch, forg
         assert differing(finished, folder) != []
 
 
+@pytest.mark.processes
 def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     config = tiny(steps=400, checkpoint_every=400, evaluate_every=400)
     folder = tmp_path / "run"
     process = start_process(config, folder)
-    wait_for(lambda: status_of(folder).get("step", 0) >= 20, work_of(process.pid))
+    wait_for(lambda: status_of(folder).get("step", 0) >= 20)
     process.ask_to_stop()
-    wait_for(lambda: process.poll() is not None, work_of(process.pid))
+    wait_for(lambda: process.poll() is not None)
     assert process.wait() == 143
     run = load_run(folder)
     assert run.state == "interrupted"
@@ -318,7 +234,7 @@ def test_two_seeds_started_together_share_the_teacher_that_one_of_them_trains(fi
         for seed, folder in enumerate(folders)
     ]
     for process in processes:
-        wait_for(lambda process=process: process.poll() is not None, work_of(process.pid))
+        wait_for(lambda process=process: process.poll() is not None)
     assert [process.poll() for process in processes] == [0, 0]
     assert differing(finished, folders[0]) == []
     teacher = tmp_path / teacher_run_id(tiny())
@@ -337,7 +253,7 @@ def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
     teacher = tmp_path / teacher_run_id(config)
     first = start_process(config, tmp_path / "one")
     try:
-        wait_for(lambda: status_of(teacher).get("step", 0) >= 40, work_of(first.pid))
+        wait_for(lambda: status_of(teacher).get("step", 0) >= 40)
         seen = []
 
         def moment(seconds: float) -> None:
@@ -400,6 +316,8 @@ def test_another_configuration_in_the_folder_is_refused(finished):
 # Numbers --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_same_seed_same_bits_and_another_seed_differs(finished, tmp_path):
     again = train(tiny(), tmp_path / finished.name, progress=False)
     assert differing(finished, again) == []

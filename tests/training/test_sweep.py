@@ -21,8 +21,8 @@ from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import half_checkpoints, load_checkpoint
 from bvit_analysis.records.lock import leftovers
 from bvit_analysis.training.sweep import ablate, grid
-from tests.support.patience import files_below, wait_for, work_of
-from tests.training.test_run import differing, status_of, tiny
+from tests.support.tiny_run import differing, status_of, tiny
+from tests.support.waiting import alive, wait_for
 
 
 def test_grid_is_every_recipe_with_every_seed():
@@ -39,6 +39,7 @@ def swept(tmp_path_factory) -> list[Path]:
     return ablate(tiny(), out, recipes=["baseline", "asm"], seeds=[0], progress=False)
 
 
+@pytest.mark.processes
 def test_one_teacher_and_the_asked_for_runs(swept):
     assert [folder.name.split("-")[0] for folder in swept] == ["teacher", "baseline", "asm"]
     assert [load_run(folder).state for folder in swept] == ["finished"] * 3
@@ -54,6 +55,7 @@ def test_runs_of_one_seed_are_pairs(swept):
     assert later[0] != later[1]
 
 
+@pytest.mark.processes
 def test_a_second_sweep_does_nothing(swept):
     before = {path: path.stat().st_mtime_ns for path in swept[0].parent.rglob("*")}
     again = ablate(tiny(), swept[0].parent, recipes=["baseline", "asm"], seeds=[0], progress=False)
@@ -61,6 +63,7 @@ def test_a_second_sweep_does_nothing(swept):
     assert before == {path: path.stat().st_mtime_ns for path in swept[0].parent.rglob("*")}
 
 
+@pytest.mark.processes
 def test_a_failed_run_is_named_and_the_others_finish(swept):
     out = swept[0].parent
     base = dataclasses.replace(tiny(), model=dataclasses.replace(tiny().model))
@@ -116,13 +119,6 @@ def family_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     return psutil.Process(process.pid).children(recursive=True)
 
 
-def is_over(process: psutil.Process) -> bool:
-    try:
-        return process.status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
-
-
 def steps_of(out: Path) -> dict[str, int]:
     return {folder.name: status_of(folder).get("step", 0) for folder in out.glob("*-seed0")}
 
@@ -143,14 +139,13 @@ def test_a_killed_sweep_leaves_no_process_and_the_same_call_finishes_it(long, tm
     try:
         wait_for(
             lambda: len(steps_of(tmp_path)) == 2 and max(steps_of(tmp_path).values()) >= moment,
-            work_of(parent.pid),
         )
         family = family_of(parent)
         assert len([one for one in family if "bvit_analysis.training.sweep" in one.cmdline()]) == 2
     finally:
         parent.kill()
         parent.communicate()
-    wait_for(lambda: all(map(is_over, family)))
+    wait_for(lambda: not any(alive(one.pid) for one in family))
     assert any(load_run(folder).state != "finished" for folder in tmp_path.glob("*-seed0"))
     again = ablate(base, tmp_path, recipes=["baseline", "asm"], seeds=[0], progress=False)
     assert [folder.name for folder in again] == [folder.name for folder in whole]
@@ -172,17 +167,16 @@ def test_a_stopped_sweep_lets_its_trainings_save(long, tmp_path, number):
     try:
         wait_for(
             lambda: len(steps_of(tmp_path)) == 2 and min(steps_of(tmp_path).values()) >= 20,
-            work_of(parent.pid),
         )
         family = family_of(parent)
         parent.send_signal(number)
-        wait_for(lambda: parent.poll() is not None, files_below(tmp_path))
+        wait_for(lambda: parent.poll() is not None)
     finally:
         parent.kill()
         said = parent.communicate()[1].decode()
     assert parent.returncode == 128 + number
     assert f"stopped by {number.name}; 2 runs save a checkpoint" in said
-    assert all(map(is_over, family))
+    assert not any(alive(one.pid) for one in family)
     for folder in tmp_path.glob("*-seed0"):
         checkpoint = load_checkpoint(folder)
         assert load_run(folder).state == "interrupted"
@@ -201,7 +195,6 @@ def test_a_training_that_takes_too_long_to_stop_is_killed(long, tmp_path):
     try:
         wait_for(
             lambda: len(steps_of(tmp_path)) == 2 and min(steps_of(tmp_path).values()) >= 20,
-            work_of(parent.pid),
         )
         family = family_of(parent)
         for one in family:
@@ -213,4 +206,4 @@ def test_a_training_that_takes_too_long_to_stop_is_killed(long, tmp_path):
         said = parent.communicate()[1].decode()
     assert parent.returncode == 143
     assert "asm-seed0: killed; it goes on from its last checkpoint" in said
-    assert all(map(is_over, family))
+    assert not any(alive(one.pid) for one in family)

@@ -68,6 +68,7 @@ def test_step_and_site_choose_the_histogram(explorer: BimodalityExplorer) -> Non
             np.testing.assert_allclose(drawn, counts / counts.sum() / (8 / 81))
 
 
+@pytest.mark.slow
 def test_run_and_beside_choose_whose(explorer: BimodalityExplorer) -> None:
     before = outlines(explorer)
     explorer.set(beside="asm-s0")
@@ -79,6 +80,7 @@ def test_run_and_beside_choose_whose(explorer: BimodalityExplorer) -> None:
     assert len(outlines(explorer)) == 1, "a run beside itself is drawn once"
 
 
+@pytest.mark.slow
 def test_the_slider_moves_no_axis(explorer: BimodalityExplorer) -> None:
     limits = set()
     for step in explorer.controls["step"].options:
@@ -130,6 +132,7 @@ def test_statistics_lie_between_gaussian_and_two_points(explorer: BimodalityExpl
     assert labels[2] == "kurtosis\nGaussian 3"
 
 
+@pytest.mark.slow
 def test_a_picture_does_not_depend_on_the_way_to_it(folder: Path) -> None:
     wanderer, fresh = BimodalityExplorer(folder), BimodalityExplorer(folder)
     wanderer.set(step=0).set(site="blocks.0.attn.qkv").set(run="asm-s0", beside=ALL)
@@ -151,6 +154,7 @@ def test_each_control_changes_a_picture(explorer: BimodalityExplorer) -> None:
         explorer.set(site="blocks.9")
 
 
+@pytest.mark.slow
 def test_frames_hold_every_setting_of_the_story(explorer: BimodalityExplorer) -> None:
     frames = explorer.frames(6)
     names = [control["name"] for control in frames["controls"]]
@@ -213,6 +217,7 @@ def test_statistics_that_disagree_are_warned_of(folder: Path) -> None:
     assert "the statistics disagree" in explorer.picture("statistics").alt
 
 
+@pytest.mark.slow
 def test_strings_of_a_stranger_stay_text(tmp_path: Path) -> None:
     path = make_run(tmp_path / "x", steps=20)
     info = json.loads((path / "run.json").read_text())

@@ -177,6 +177,7 @@ def test_names_of_a_stranger_are_text(tmp_path: Path) -> None:
         assert comparer.picture(name).png.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [0, 1, 20])
 def test_any_number_of_runs(count: int, folder: Path, tmp_path: Path) -> None:
     runs = [load_run(folder / "grs-seed0")] * count
@@ -209,6 +210,7 @@ def test_runs_without_figures_are_shown_as_far_as_they_go(tmp_path: Path) -> Non
     assert teacher.say() == "No run that binarizes is chosen."
 
 
+@pytest.mark.slow
 def test_frames_have_named_sets_of_runs(comparer: RunComparer) -> None:
     comparer.set(evidence="twin_agreement")
     frames = comparer.frames(12)

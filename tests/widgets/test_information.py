@@ -106,6 +106,7 @@ def test_image_block_and_token_choose_the_maps(explorer: InformationExplorer) ->
         assert f", {right}; float teacher" in text
 
 
+@pytest.mark.slow
 def test_each_control_changes_a_picture(explorer: InformationExplorer) -> None:
     start = {name: explorer.value(name) for name in explorer.controls}
     expected = {
@@ -184,6 +185,7 @@ def test_older_runs_without_the_new_records(tmp_path: Path) -> None:
     assert not explorer.figure("attention").axes[0].axison
 
 
+@pytest.mark.slow
 def test_frames_hold_every_setting_of_the_story(explorer: InformationExplorer) -> None:
     frames = explorer.frames(24)
     assert [control["name"] for control in frames["controls"]] == ["site", "image", "block"]

@@ -18,31 +18,13 @@ from typing import Any
 import pytest
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.records import RunWriter, load_run
+from bvit_analysis.records import load_run
 from bvit_analysis.widgets import live
 from bvit_analysis.widgets.live import LiveRun
+from tests.support.growing_run import begin, grow
 from tests.support.synthetic_run import make_run
 
-SITES = [
-    {"site_id": 0, "site": "fc", "kind": "weight", "shape": [4, 8], "n_weights": 32},
-]
 PNG = b"\x89PNG\r\n\x1a\n"
-
-
-def grow(writer: RunWriter, first: int, last: int) -> None:
-    """Write rows of the steps first..last, with known values, as a training would."""
-    for step in range(first, last + 1):
-        accuracy = step / 100 if step % 5 == 0 else float("nan")
-        writer.append("scalars", {"step": step, "loss": 1.0 / step, "accuracy": accuracy})
-        writer.append("sites", {"step": step, "site_id": 0, "flip_rate": 0.5 / step})
-    writer.append("timings", {"step": last, "images_per_s": 640.0, "elapsed_s": last / 10})
-    writer.seal()
-
-
-def begin(folder: Path, total: int = 40) -> RunWriter:
-    writer = RunWriter(folder, info={"sites": SITES})
-    writer.write_status("running", 0, total)
-    return writer
 
 
 def drawn(folder: Path) -> list[Any]:
@@ -68,6 +50,7 @@ class Fake:
 
 
 class TestUpdate:
+    @pytest.mark.slow
     def test_follows_a_run_from_before_its_folder_to_its_end(self, tmp_path: Path) -> None:
         folder = tmp_path / "run"
         watched = LiveRun(folder)
@@ -157,6 +140,7 @@ class TestUpdate:
         assert watched.update() is True
         assert watched.state == "waiting"
 
+    @pytest.mark.slow
     def test_strange_status_values_do_no_harm(self, tmp_path: Path) -> None:
         path = make_run(tmp_path / "a", steps=20, state="running")
         status = json.loads((path / "status.json").read_text())
@@ -202,6 +186,7 @@ class TestText:
         title = watched.figure().get_suptitle()
         assert title.startswith("a. Finished: 20 steps")  # a stored picture has no words beside it
 
+    @pytest.mark.slow
     def test_only_the_last_picture_is_saved(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -238,11 +223,13 @@ class TestFollow:
         assert watched.follow() == "finished"
         assert watched.follow(Fake(looks=10**9)) == "finished"
 
+    @pytest.mark.processes
+    @pytest.mark.slow
     def test_a_process_that_trains_is_followed_to_the_end(self, tmp_path: Path) -> None:
         code = f"""
             import time
             from pathlib import Path
-            from tests.widgets.test_live import begin, grow
+            from tests.support.growing_run import begin, grow
             time.sleep(0.2)
             writer = begin(Path({str(tmp_path / "run")!r}))
             for step in range(1, 41, 10):
@@ -328,6 +315,7 @@ class TestFollow:
         assert watched.follow(Fake(looks=0, code=2), every=0.01) == "finished"
         assert "exit code 2" in watched.words
 
+    @pytest.mark.processes
     def test_takes_a_multiprocessing_process(self, tmp_path: Path) -> None:
         process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(0.1,))
         process.start()

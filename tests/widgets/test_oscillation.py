@@ -96,6 +96,7 @@ def test_the_window_and_the_site_are_marked(explorer: OscillationExplorer) -> No
         assert [line.get_xdata()[0] for line in ax.lines] == [20, 40]
 
 
+@pytest.mark.slow
 def test_each_control_changes_its_pictures_and_no_others(explorer: OscillationExplorer) -> None:
     explorer.set(site=SITE)
     weights = [value for _, value in explorer.controls["weight"].options]
@@ -177,6 +178,7 @@ def test_the_same_weight_of_the_other_run_lies_beneath(explorer: OscillationExpl
     np.testing.assert_allclose(curves["grs, seed 0"].get_ydata(), other["latent"])
 
 
+@pytest.mark.slow
 def test_a_change_of_run_keeps_site_weight_and_window_if_they_exist(
     explorer: OscillationExplorer,
 ) -> None:
@@ -198,6 +200,7 @@ def test_a_change_of_run_keeps_site_weight_and_window_if_they_exist(
     assert explorer.controls["window"].max == 60
 
 
+@pytest.mark.slow
 def test_frames_go_through_runs_and_sites(explorer: OscillationExplorer) -> None:
     frames = explorer.frames(limit=6)
     assert [control["name"] for control in frames["controls"]] == ["run", "site"]
@@ -256,6 +259,7 @@ def test_names_of_a_stranger_are_text(tmp_path: Path) -> None:
         assert explorer.picture(name).png.startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_runs_of_one_name_under_two_roots_are_both_offered(folder: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "baseline-seed0", steps=20, blocks=1)
     explorer = OscillationExplorer([folder, tmp_path / "baseline-seed0"])

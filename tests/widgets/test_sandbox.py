@@ -32,6 +32,7 @@ def test_it_opens_with_a_finding() -> None:
     assert all(bytes(panel.image.value).startswith(b"\x89PNG") for panel in sandbox.panels.values())
 
 
+@pytest.mark.slow
 def test_dragging_moves_the_point_along_the_curve_and_what_passes() -> None:
     sandbox = BinarizationSandbox()
     assert sandbox.controls["point"].continuous_update
@@ -55,6 +56,7 @@ def test_a_dragged_point_changes_the_picture_that_is_shown() -> None:
     assert "a gradient of 1 becomes 0" in sandbox.panels["detail"].image.tooltip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lesson", LESSONS)
 def test_controls_of_other_lessons_are_hidden_and_disabled(lesson: str) -> None:
     sandbox = BinarizationSandbox()
@@ -100,6 +102,7 @@ def test_every_control_of_one_weight_changes_its_path(setting: dict[str, Any]) -
     assert expected.verdict in sandbox.finding.value
 
 
+@pytest.mark.slow
 def test_the_gradient_term_settles_the_weight_and_its_kind_matters() -> None:
     sandbox = BinarizationSandbox("weight")
     assert "oscillating" in sandbox.say()
@@ -155,6 +158,7 @@ def test_estimators_of_levels_0_and_1_belong_to_the_curve() -> None:
         BinarizationSandbox("weigth")
 
 
+@pytest.mark.slow
 def test_frames_for_a_page_without_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     sandbox = BinarizationSandbox("weight")
     frames = sandbox.frames()

@@ -86,22 +86,21 @@ def _linear(source: Any, layer: Any, first: int, last: int) -> int:
 
 
 @called
-def _attention(heads_of: Any, units: int, first: int, last: int) -> int:
+def _attention(fields: Any, units: int, first: int, last: int) -> int:
     """Attend in units first..last of (image, head); return how many rows are near a tie."""
-    tokens, head_dim, heads = heads_of.tokens, heads_of.head_dim, heads_of.heads
+    tokens, head_dim, heads = fields.tokens, fields.head_dim, fields.heads
     images = units // heads
-    shape = (images * tokens, heads_of.stride)
-    q, k, v = (
-        carray(u64(heads_of.q), shape), carray(u64(heads_of.k), shape), carray(u64(heads_of.v), shape),
-    )  # fmt: skip
-    table = carray(f64(heads_of.table), (heads, head_dim + 1))
-    by_level = heads_of.level.given
-    level = carray(f64(heads_of.level.at), heads if by_level else 0)
-    limit = carray(i64(heads_of.limit.at), 0 if by_level else heads)
-    values = carray(f32(heads_of.values), (heads, COLUMNS))
-    out = carray(f32(heads_of.out), (images * tokens, heads * head_dim))
-    near = carray(booleans(heads_of.near), (images, heads, tokens))
+    shape = (images * tokens, fields.stride)
+    q, k = carray(u64(fields.q), shape), carray(u64(fields.k), shape)
+    v = carray(u64(fields.v), shape)
+    table = carray(f64(fields.table), (heads, head_dim + 1))
+    by_level = fields.level.given
+    level = carray(f64(fields.level.at), heads if by_level else 0)
+    limit = carray(i64(fields.limit.at), 0 if by_level else heads)
+    values = carray(f32(fields.values), (heads, COLUMNS))
+    out = carray(f32(fields.out), (images * tokens, heads * head_dim))
+    near = carray(booleans(fields.near), (images, heads, tokens))
     return attention(
-        q, k, v, tokens, head_dim, table, level, limit, values, heads_of.margin, out, near, first,
+        q, k, v, tokens, head_dim, table, level, limit, values, fields.margin, out, near, first,
         last,
     )  # fmt: skip

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bvit_analysis.processes import cpu_seconds
+from tests.support.waiting import Patience, crowd, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = "/usr/bin/chromium"
@@ -125,30 +128,33 @@ def server(tree: Path, own: Path) -> Iterator[str]:
     raise RuntimeError(f"`make lab` did not start:\n{log.read_text()[-4000:]}")
 
 
-def _answers(process: subprocess.Popen[bytes], url: str, patience: float = 90) -> bool:
+def _answers(process: subprocess.Popen[bytes], url: str) -> bool:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    until = time.monotonic() + patience
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with opener.open(url, timeout=5):
-                return True
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.1)
-    return False
+    found: list[bool] = []
+
+    def is_decided() -> bool:
+        with contextlib.suppress(urllib.error.URLError, OSError), opener.open(url, timeout=5):
+            found.append(True)
+        return bool(found) or process.poll() is not None
+
+    with contextlib.suppress(
+        AssertionError
+    ):  # it did nothing for long, and the caller shows its log
+        wait_for(is_decided, processes=[process.pid], every=0.1)
+    return bool(found)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     # Asked first: only the server knows its kernels, which are in sessions of their own.
-    for number, patience in ((signal.SIGTERM, 20), (signal.SIGKILL, 10)):
-        try:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, AssertionError):
             os.killpg(process.pid, number)
-            process.wait(patience)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
-        # make may end before the server does
-        until = time.monotonic() + patience
-        while time.monotonic() < until and _group_lives(process.pid):
-            time.sleep(0.1)
+            # make may end before the server does
+            wait_for(
+                lambda: process.poll() is not None and not _group_lives(process.pid),
+                patience=20,
+                every=0.1,
+            )
 
 
 def _group_lives(group: int) -> bool:
@@ -171,11 +177,11 @@ class Browser:
     def open(self, notebook: str) -> Notebook:
         """Open a notebook in a tab and a workspace of its own, and wait until its kernel is idle."""
         page = self.context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(60_000 * crowd())
         stem = Path(notebook).stem
         page.goto(f"{self.url}/lab/workspaces/{stem}/tree/{notebook}")
         page.locator(".jp-Notebook .jp-Cell").first.wait_for()
-        page.wait_for_function("window.bvitLab?.ready()", timeout=120_000)
+        page.wait_for_function("window.bvitLab?.ready()", timeout=120_000 * crowd())
         return Notebook(page)
 
 
@@ -231,13 +237,21 @@ class Notebook:
         return bool(self.page.evaluate("bvitLab.done()"))
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it is done; return whether it is."""
-        until = time.monotonic() + seconds
-        while time.monotonic() < until:
+        """Wait until it is done, as long as something moves; return whether it is.
+
+        Args:
+            seconds: So long nothing may move.
+        """
+        left = Patience(seconds)
+        while not left.is_lost(self.progress()):
             if self.done():
                 return True
             self.page.wait_for_timeout(100)
         return False
+
+    def progress(self) -> object:
+        """Return what moves while its cells are executed: their counts, and the work of the processes below this one."""
+        return [cell["count"] for cell in self.cells()], round(cpu_seconds(os.getpid()))
 
     def cells(self) -> list[dict[str, Any]]:
         """Return the code cells: index, source, count, outputs without their data."""
@@ -320,7 +334,9 @@ class Notebook:
         if not self.turn(control):
             return None
         self.page.wait_for_function(
-            "patience => bvitLab.settled(patience)", arg=1000 * patience, timeout=60_000
+            "patience => bvitLab.settled(patience)",
+            arg=1000 * patience * crowd(),
+            timeout=60_000 * crowd(),
         )
         first, last = self.page.evaluate("bvitLab.times()")
         return (first, last) if self.pictures(index) != before else None
