@@ -147,7 +147,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     config = tiny(steps=400, checkpoint_every=400, evaluate_every=400)
     folder = tmp_path / "run"
     process = start_process(config, folder)
-    wait_for(lambda: status_of(folder).get("step", 0) >= 20)
+    wait_for(lambda: process.poll() is not None or status_of(folder).get("step", 0) >= 20)
     process.ask_to_stop()
     wait_for(lambda: process.poll() is not None)
     assert process.wait() == 143
@@ -253,7 +253,7 @@ def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
     teacher = tmp_path / teacher_run_id(config)
     first = start_process(config, tmp_path / "one")
     try:
-        wait_for(lambda: status_of(teacher).get("step", 0) >= 40)
+        wait_for(lambda: first.poll() is not None or status_of(teacher).get("step", 0) >= 40)
         seen = []
 
         def moment(seconds: float) -> None:
