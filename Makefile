@@ -42,7 +42,7 @@ reproduce: $(READY)
 test: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope
 
-# Neither what takes more than half a second or so, nor what starts other processes.
+# Neither what takes more than half a second or so, nor what starts other Python processes.
 quick: $(READY)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m 'not slow and not processes and not browser and not gpu'
 

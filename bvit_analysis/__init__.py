@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from bvit_analysis.regularization import GradientTerm as GradientTerm
     from bvit_analysis.sites import Site as Site
     from bvit_analysis.sites import find_sites as find_sites
+    from bvit_analysis.training.run import train as train
+    from bvit_analysis.training.sweep import ablate as ablate
     from bvit_analysis.watch import Watch as Watch
 
 # Importing torch and timm takes seconds, and a reader of runs needs neither: each name is loaded when first used.
@@ -64,6 +66,8 @@ _HOMES = {
     "GradientTerm": "regularization",
     "Site": "sites",
     "find_sites": "sites",
+    "ablate": "training.sweep",
+    "train": "training.run",
     "Watch": "watch",
 }
 _MODULES = ("plots", "tables", "widgets", "measures", "quantizers", "layers", "instruments")

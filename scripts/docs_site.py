@@ -35,8 +35,8 @@ CSS = """
 .rst-content h2, .rst-content h3, .rst-content h4, .rst-content h5 { overflow-wrap: anywhere; }
 .rst-content img { max-width: 100%; }
 """
-GRID = torch.linspace(-2, 2, 1601, dtype=torch.float64)
-"""Where curves are drawn; it has the thresholds -1, 0 and 1 themselves."""
+GRID = torch.arange(-800, 801, dtype=torch.float64) / 400
+"Where curves are drawn; it has the thresholds -1, 0 and 1 themselves."
 
 FORWARD, BACKWARD, OTHER = "#222222", "#D55E00", "#0072B2"
 

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,11 @@ def test_a_spoilt_house_breaks_it(house: Path, place: str, line: str | None, bro
     assert code == 1, output
     contracts = [text for text in output.splitlines() if text.endswith(" BROKEN")]
     assert any(broken in text for text in contracts), output
+
+
+def test_every_module_of_records_but_checkpoints_keeps_to_the_waist() -> None:
+    contracts = tomllib.loads(PYPROJECT.read_text())["tool"]["importlinter"]["contracts"]
+    (waist,) = [contract for contract in contracts if contract["id"] == "waist"]
+    listed = {name.rpartition(".")[2] for name in waist["source_modules"] if ".records." in name}
+    modules = {path.stem for path in (PACKAGE / "records").glob("[!_]*.py")}
+    assert listed == modules - {"checkpoints"}

@@ -32,6 +32,7 @@ def test_other_counters_give_another_seed(seed: int, one: list[int], other: list
 
 
 @given(integers, st.text(), st.text())
+@pytest.mark.slow
 def test_other_purposes_give_another_seed(seed: int, one: str, other: str) -> None:
     assert (seed_from(seed, one) == seed_from(seed, other)) == (one == other)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from bvit_analysis.cli.command import Commands, command
 from bvit_analysis.errors import SuiteError
+from bvit_analysis.outputs import FRAMES
 
 if TYPE_CHECKING:
     from bvit_analysis.suite.estimation import BatchEstimate, JobEstimate
@@ -33,14 +34,7 @@ def add_commands(commands: Commands) -> None:
         metavar="PATH",
         help="a notebook, a folder of some, or a pattern; may be given again (default: notebooks)",
     )
-    parser.add_argument(
-        "--parameter",
-        "-p",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the notebooks, typed as they declare it; may be given again",
-    )
+    parameter_argument(parser)
     parser.add_argument(
         "--grid",
         action="append",
@@ -67,7 +61,7 @@ def add_commands(commands: Commands) -> None:
         "--frames",
         type=int,
         metavar="N",
-        help="pictures that an explorer draws ahead for the report (default: 24)",
+        help=f"pictures that an explorer draws ahead for the report (default: {FRAMES})",
     )
     parser.add_argument(
         "--at-once",
@@ -75,9 +69,7 @@ def add_commands(commands: Commands) -> None:
         metavar="N",
         help="notebooks at a time (default: 2; on a cluster one a thread of its workers)",
     )
-    parser.add_argument(
-        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
-    )
+    timeout_argument(parser)
     parser.add_argument(
         "--limit", type=int, default=1800, help="limit of one notebook, seconds (default: 1800)"
     )
@@ -101,6 +93,25 @@ def add_commands(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def parameter_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --parameter, for every subcommand that executes notebooks."""
+    parser.add_argument(
+        "--parameter",
+        "-p",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a parameter of the notebooks, typed as they declare it; may be given again",
+    )
+
+
+def timeout_argument(parser: argparse.ArgumentParser) -> None:
+    """Add --timeout, for every subcommand that executes notebooks."""
+    parser.add_argument(
+        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -150,7 +161,6 @@ def print_statuses(statuses: Sequence[JobStatus]) -> None:
 
 def _jobs(options: argparse.Namespace) -> list[NotebookJob]:
     from bvit_analysis import suite
-    from bvit_analysis.suite.jobs import FRAMES
     from bvit_analysis.suite.plan_file import find_notebooks, find_run_folders
 
     if options.plan is not None:

@@ -65,7 +65,8 @@ def _recipe(options: argparse.Namespace) -> Recipe | None:
 
 def _pack(options: argparse.Namespace) -> int:
     recipe = _recipe(options)
-    from bvit_analysis.packed.run import model_of_run, packing_summary, save_packed
+    from bvit_analysis.packed import save_packed
+    from bvit_analysis.packed.run import model_of_run, packing_summary
 
     model, meta = model_of_run(options.run, recipe)
     path = save_packed(model, options.out, meta=meta, float_dtype=options.dtype)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bvit_analysis.cli.command import Commands, command
-from bvit_analysis.cli.notebooks import print_statuses
+from bvit_analysis.cli.notebooks import parameter_argument, print_statuses, timeout_argument
 from bvit_analysis.cli.training import grid_arguments, print_results, run_grid, scale_arguments
 from bvit_analysis.errors import RunError, SuiteError
 from bvit_analysis.records import find_runs
@@ -63,18 +63,9 @@ def _notebook_arguments(parser: argparse.ArgumentParser) -> None:
         default=Path("notebooks"),
         help="folder of the notebooks, or one notebook (default: notebooks)",
     )
-    parser.add_argument(
-        "--parameter",
-        "-p",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        help="a parameter of the notebooks, typed as they declare it; may be given again",
-    )
+    parameter_argument(parser)
     parser.add_argument("--at-once", type=int, default=2, help="notebooks at a time (default: 2)")
-    parser.add_argument(
-        "--timeout", type=int, default=600, help="limit of one cell, seconds (default: 600)"
-    )
+    timeout_argument(parser)
 
 
 def _lessons(options: argparse.Namespace) -> int:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bvit_analysis.cli.command import Commands, command
 from bvit_analysis.config import (
@@ -13,6 +14,7 @@ from bvit_analysis.config import (
     Recipe,
     RunConfig,
     get_scale,
+    resolve,
     resolve_recipe,
     with_overrides,
 )
@@ -20,6 +22,9 @@ from bvit_analysis.config.presets import SEEDS
 from bvit_analysis.config.recipes import chosen_recipe
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.records import check_name, load_run
+
+if TYPE_CHECKING:
+    from bvit_analysis.instruments import Instrument
 
 
 def add_commands(commands: Commands) -> None:
@@ -35,6 +40,7 @@ def add_commands(commands: Commands) -> None:
         help="name of the run's folder (default: NAME-seedSEED, with the recipe's name)",
     )
     scale_arguments(train)
+    instrument_argument(train)
 
     ablate = command(
         commands, "ablate", _ablate, "train every recipe with every seed over one float teacher"
@@ -80,6 +86,18 @@ def scale_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
+def instrument_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the flag that names instruments of one's own."""
+    parser.add_argument(
+        "--instrument",
+        action="append",
+        default=[],
+        metavar="MODULE:NAME",
+        help="an instrument of your own, measured beside the standard ones, for example mine.norms:RowNorm; looked for"
+        " like the modules of a recipe file; may be given again",
+    )
+
+
 def grid_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the flags that say which recipes and how many seeds."""
     parser.add_argument(
@@ -93,6 +111,7 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--jobs", type=int, default=0, help="runs at a time (default: as the cores allow)"
     )
+    instrument_argument(parser)
 
 
 def chosen_config(options: argparse.Namespace) -> RunConfig:
@@ -116,11 +135,21 @@ def _train(options: argparse.Namespace) -> int:
     name = options.run_id or f"{recipe.name if recipe else 'float'}-seed{options.seed}"
     check_name(name)
     config = _config(options, recipe, options.seed)
-    from bvit_analysis.training.run import train  # torch and timm take seconds; checks come first
+    from bvit_analysis.instruments import with_own  # torch and timm take seconds; checks come first
+    from bvit_analysis.training.run import train
 
-    folder = train(config, options.out / options.scale / name, progress=not options.quiet)
+    folder = train(
+        config,
+        options.out / options.scale / name,
+        progress=not options.quiet,
+        instruments=lambda: with_own(_instruments(options)),
+    )
     print_results([folder])
     return 0
+
+
+def _instruments(options: argparse.Namespace) -> list[Callable[[], Instrument]]:
+    return [resolve(text, Path.cwd()) for text in options.instrument]
 
 
 def _ablate(options: argparse.Namespace) -> int:
@@ -144,6 +173,7 @@ def run_grid(options: argparse.Namespace) -> list[Path]:
         options.out / options.scale,
         recipes=recipes,
         seeds=range(options.seeds or SEEDS[options.scale]),
+        instruments=_instruments(options),
         jobs_at_once=options.jobs or None,
         progress=not options.quiet,
     )

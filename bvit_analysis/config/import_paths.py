@@ -80,11 +80,12 @@ def import_path(value: object) -> str:
     return text
 
 
-def resolve(text: str) -> Any:
+def resolve(text: str, *folders: str | Path) -> Any:
     """Import what a text names; called for what the user typed or wrote, never for what a file of a run says.
 
     Args:
         text: As import_path() writes it; settings that are left out take their defaults.
+        folders: Where modules are looked for too, after all places where Python finds them.
 
     Returns:
         The class, function or object.
@@ -97,6 +98,8 @@ def resolve(text: str) -> Any:
         raise ConfigError(
             f"{text[:80]!r} is no import path; expected package.module:Name, for example mine.shifts:Centre"
         )
+    for folder in folders:
+        search_also(folder)
     try:
         found: Any = importlib.import_module(match["module"])
     except Exception as error:  # somebody else's module may fail in any way

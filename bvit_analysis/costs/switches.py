@@ -17,7 +17,6 @@ from bvit_analysis.config import Recipe
 from bvit_analysis.costs.conventions import Convention
 from bvit_analysis.costs.rows import KINDS
 from bvit_analysis.errors import ConfigError, unknown_name
-from bvit_analysis.layers.shift import SHIFTS
 
 Quantity = Literal["size", "operations"]
 
@@ -239,6 +238,9 @@ def other_shifts(recipe: Recipe) -> dict[str, Recipe]:
     Args:
         recipe: What all else is taken from.
     """
+    # Only this needs torch; conventions and recorded ledgers are read without.
+    from bvit_analysis.layers.shift import SHIFTS
+
     found = {name: dataclasses.replace(recipe, shift=name) for name in SHIFTS}
     sized = found.pop("bottleneck")
     for reduction in (4, 8, 16):

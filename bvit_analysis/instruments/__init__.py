@@ -13,6 +13,7 @@ from bvit_analysis.instruments.entropy import EntropyInstrument as EntropyInstru
 from bvit_analysis.instruments.flips import FlipInstrument as FlipInstrument
 from bvit_analysis.instruments.standard import declared_by as declared_by
 from bvit_analysis.instruments.standard import standard as standard
+from bvit_analysis.instruments.standard import with_own as with_own
 from bvit_analysis.instruments.trajectories import TrajectoryInstrument as TrajectoryInstrument
 from bvit_analysis.instruments.verification import check_signs as check_signs
 from bvit_analysis.records import Measure as Measure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import final
 
 import torch
@@ -32,6 +32,28 @@ _PANEL = "panel"
 def standard() -> list[Instrument]:
     """Return the instruments that a watch has by default, new ones, for `instruments=[*standard(), Mine()]`."""
     return [make() for make in _STANDARD]
+
+
+def with_own(makers: Sequence[Callable[[], Instrument]]) -> list[Instrument]:
+    """Return the standard instruments and some of one's own, all new.
+
+    Args:
+        makers: Classes of instruments, or whatever makes one when it is called without arguments.
+
+    Raises:
+        ConfigError: If one cannot be made, or is no instrument; the text names it.
+    """
+    panel = standard()
+    for make in makers:
+        try:
+            panel.append(make())
+        except Exception as error:  # somebody else's code may fail in any way
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ConfigError(
+                f"cannot make an instrument by calling {make!r} without arguments: {text[:300]}"
+            ) from error
+    declared_by(panel)
+    return panel
 
 
 def declared_by(instruments: Iterable[Instrument]) -> tuple[Measure, ...]:

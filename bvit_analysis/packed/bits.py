@@ -36,24 +36,6 @@ def pack_signs(signs: np.ndarray) -> np.ndarray:
     return words_of_rows(pack_rows(signs))
 
 
-def unpack_signs(words: np.ndarray, n: int) -> np.ndarray:
-    """Unpack what pack_signs packed.
-
-    Args:
-        words: uint64 (..., W).
-        n: Signs a row; W = ceil(n / 64).
-
-    Returns:
-        int8 (..., n), values in {-1, +1}.
-
-    Raises:
-        ConfigError: If so many signs do not take so many words.
-    """
-    if words.shape[-1] != words_of(n):
-        raise ConfigError(f"{n} signs take {words_of(n)} words of 64 bits, got {words.shape[-1]}")
-    return unpack_rows(rows_of_words(words, n), n)
-
-
 def pack_rows(signs: np.ndarray) -> np.ndarray:
     """Pack signs along the last axis into bytes, uint8 (..., ceil(n / 8)), as files keep them; see pack_signs."""
     signs = np.asarray(signs)

@@ -66,10 +66,6 @@ class PackedFile:
         """Return the packed weight of a binary linear, uint8 (O, ceil(I / 8)), without a copy."""
         return self.tensors[f"{site}.bits"].numpy()
 
-    def words(self, site: str) -> np.ndarray:
-        """Return the packed weight of a binary linear, uint64 (O, ceil(I / 64))."""
-        return words_of_rows(self.rows(site))
-
     def take_words(self) -> Iterator[tuple[str, Tensor]]:
         """Yield site and packed weight as kernels read it, (W, O) int64, and forget each here.
 
@@ -106,12 +102,8 @@ class PackedFile:
         """Return the shape of every other parameter by its name in the model's state dict."""
         return {name: self.tensors[name].shape for name in self._float_names()}
 
-    def float_tensors(self) -> dict[str, Tensor]:
-        """Return every other parameter in float32 by its name in the model's state dict."""
-        return {name: self.tensors[name].float() for name in self._float_names()}
-
     def take_float_tensors(self) -> dict[str, Tensor]:
-        """Return what float_tensors() does, and forget each here: float16 is let go as it is widened."""
+        """Return every other parameter in float32, and forget each here: float16 is let go as it is widened."""
         return {name: self.tensors.pop(name).float() for name in self._float_names()}
 
     def _float_names(self) -> list[str]:

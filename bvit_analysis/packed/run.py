@@ -20,29 +20,8 @@ from bvit_analysis.errors import BvitError, PackedFileError, RunError
 from bvit_analysis.files import write_bytes_atomic
 from bvit_analysis.packed.checks import shown
 from bvit_analysis.packed.model import load_packed, predicted_bytes
-from bvit_analysis.packed.model import save_packed as save_packed
 from bvit_analysis.records import load_run
-from bvit_analysis.records.checkpoints import load_checkpoint
-
-
-def pack_run(run_dir: str | Path, path: str | Path, *, float_dtype: str = "float32") -> Path:
-    """Pack the model of a run's last checkpoint.
-
-    Args:
-        run_dir: A run folder that `bvit train` wrote.
-        path: The file to write or replace.
-        float_dtype: As for save_packed.
-
-    Returns:
-        The path.
-
-    Raises:
-        RunError: If the run has no checkpoints, or trained no binary model.
-        CheckpointError: If none of its checkpoints can be trusted.
-        PackedFileError: If the file cannot be written.
-    """
-    model, meta = model_of_run(run_dir)
-    return save_packed(model, path, meta=meta, float_dtype=float_dtype)
+from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
 
 
 def packing_summary(
@@ -88,12 +67,7 @@ def model_of_run(
             f"{run_dir} has no checkpoints (shipped runs come without); train it again with 'bvit train', or give"
             " another run"
         )
-    state = {
-        name.removeprefix("model."): value
-        for name, value in checkpoint.tensors.items()
-        if name.startswith("model.")
-    }
-    model = _model_of_state(config, state, Path(run_dir))
+    model = _model_of_state(config, part(checkpoint.tensors, MODEL), Path(run_dir))
     meta = {
         "model": config.model.name,
         "recipe": config.recipe,

@@ -9,6 +9,7 @@ import pandas as pd
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.container import BarContainer
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -228,21 +229,42 @@ def _stacked(
     return style.describe(ax, f"{title}: {', '.join(said)}. Largest part: {largest}.")
 
 
-def _segment(
-    ax: Axes, place: int, left: float, width: float, part: str, form: str, longest: float
-) -> None:
-    colour = PART_COLOURS.get(part, PART_COLOURS[OTHER])
-    bar = ax.barh(
+def part_bar(
+    ax: Axes, place: int, left: float, width: float, part: str, *, hatch: str = ""
+) -> BarContainer:
+    """Draw one part of the network as a segment of a horizontal bar.
+
+    Args:
+        ax: Where to draw.
+        place: Of the bar, in data units.
+        left: Where the segment begins, in data units.
+        width: Its length, in data units.
+        part: Its name, which decides its colour.
+        hatch: As matplotlib's.
+    """
+    return ax.barh(
         place,
         width,
         left=left,
         height=0.62,
-        color=colour,
+        color=part_colour(part),
         edgecolor="white",
         linewidth=0.6,
-        hatch=_HATCHES.get(form, ""),
+        hatch=hatch,
         zorder=2,
     )
+
+
+def part_colour(part: str) -> str:
+    """Return the colour of a part of the network, that of the rest where it has none of its own."""
+    return PART_COLOURS.get(part, PART_COLOURS[OTHER])
+
+
+def _segment(
+    ax: Axes, place: int, left: float, width: float, part: str, form: str, longest: float
+) -> None:
+    colour = part_colour(part)
+    bar = part_bar(ax, place, left, width, part, hatch=_HATCHES.get(form, ""))
     bar.set_label(f"{part}, {form}")
     if width > _LABELLED * longest:
         box = {"facecolor": colour, "edgecolor": "none", "pad": 1.0}
@@ -262,8 +284,7 @@ def _segment(
 def _handles(rows: pd.DataFrame) -> list[Artist]:
     parts = dict.fromkeys(rows["part"])
     handles: list[Artist] = [
-        Patch(facecolor=PART_COLOURS.get(part, PART_COLOURS[OTHER]), label=style.clip(str(part)))
-        for part in parts
+        Patch(facecolor=part_colour(part), label=style.clip(str(part))) for part in parts
     ]
     for form, hatch in _HATCHES.items():
         if (rows["form"] == form).any():

@@ -21,9 +21,10 @@ import pandas as pd
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
 
-from bvit_analysis.outputs import FIGURES_VARIABLE, STEM_KEY
+from bvit_analysis.outputs import FIGURES_VARIABLE, STEM_KEY, figure_stem, stem_parts
 from bvit_analysis.plots.drawn import drawn_numbers
 from bvit_analysis.plots.look import bvit, to_png
+from bvit_analysis.tables.spreadsheet import without_formulas
 
 __all__ = ["drawn_numbers", "save_figure", "save_shown", "to_csv", "to_svg"]
 
@@ -69,14 +70,7 @@ def to_svg(figure: Figure) -> bytes:
 
 def to_csv(numbers: pd.DataFrame) -> bytes:
     """Return a table as CSV in UTF-8; floats are written so that reading them gives them back."""
-    kept = numbers.copy()
-    for name in ("title", "x_axis", "y_axis", "label", "x_name", "y_name"):
-        if name in kept:
-            # A spreadsheet would take such a text for a formula.
-            kept[name] = kept[name].map(
-                lambda text: f"'{text}" if re.match(r"[=+\-@\t\r]", str(text)) else text
-            )
-    return str(kept.to_csv(index=False, lineterminator="\n")).encode()
+    return str(without_formulas(numbers).to_csv(index=False, lineterminator="\n")).encode()
 
 
 def save_shown(
@@ -97,24 +91,17 @@ def save_shown(
     folder = Path(place)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        first = _next_stem(folder)
+        found = [stem_parts(path.stem) for path in folder.iterdir()]
+        number = 1 + max((parts[0] for parts in found if parts), default=0)
         stems = []
         for name, draw in figures.items():
-            plain = re.sub(r"[^a-z0-9_]+", "-", name.lower()).strip("-")[:40]
-            stems.append(f"{first}-{plain}" if plain else first)
+            stems.append(figure_stem(number, name))
             save_figure(draw(), folder, stems[-1], png=png)
     except OSError as error:
         # A picture that cannot be kept is still shown.
         warnings.warn(f"the figure is not saved in {place!r}: {error}", stacklevel=2)
         return {}
     return {STEM_KEY: stems[0] if len(stems) == 1 else stems}
-
-
-def _next_stem(folder: Path) -> str:
-    """Return ``figure-NN``, one more than the largest number in the folder."""
-    found = [re.match(r"figure-(\d+)", path.name) for path in folder.iterdir()]
-    last = max((int(match.group(1)) for match in found if match), default=0)
-    return f"figure-{last + 1:02d}"
 
 
 @contextlib.contextmanager

@@ -71,12 +71,12 @@ def bvit() -> Iterator[None]:
         yield
 
 
-def to_png(drawing: Axes | Figure, *, dpi: int = 100) -> bytes:
+def to_png(drawing: Axes | Figure) -> bytes:
     """Return the figure as PNG bytes; equal figures give equal bytes."""
     owner = drawing if isinstance(drawing, Figure) else drawing.get_figure(root=True)
     if owner is None:
         raise ValueError("the axes belong to no figure")
     buffer = io.BytesIO()
     with bvit():
-        owner.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        owner.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()

@@ -8,8 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Patch
 
 from bvit_analysis.plots import style
-from bvit_analysis.plots.costs import PART_COLOURS
-from bvit_analysis.tables.costs import OTHER
+from bvit_analysis.plots.costs import part_bar, part_colour
 from bvit_analysis.tables.packed import FP32, PACKED, RIVALS
 
 RIVAL_COLOURS: dict[str, str] = {
@@ -108,17 +107,7 @@ def plot_time_by_part(
     for place, way in enumerate(shown):
         left = 0.0
         for part, width in account[way].items():
-            colour = PART_COLOURS.get(str(part), PART_COLOURS[OTHER])
-            ax.barh(
-                place,
-                width,
-                left=left,
-                height=0.62,
-                color=colour,
-                edgecolor="white",
-                linewidth=0.6,
-                zorder=2,
-            )
+            part_bar(ax, place, left, width, str(part))
             left += width
         ax.text(left + 0.01 * longest, place, f"{left:.3g} ms", va="center", fontsize=9)
     ax.set_xlim(0, 1.14 * longest)
@@ -131,7 +120,7 @@ def plot_time_by_part(
         ax,
         handles=[
             Patch(
-                facecolor=PART_COLOURS.get(str(part), PART_COLOURS[OTHER]),
+                facecolor=part_colour(str(part)),
                 label=style.clip(str(part)),
             )
             for part in used

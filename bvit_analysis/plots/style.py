@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from bvit_analysis.outputs import ALT_KEY
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.plots.look import OTHER_COLOURS, OTHER_MARKERS
 from bvit_analysis.plots.look import RECIPE_COLOURS as RECIPE_COLOURS
@@ -45,7 +46,7 @@ class Picture(Figure):
         png = to_png(self)
         saved = save_shown({"": lambda: self}, png=png)
         shown = base64.b64encode(png).decode("ascii")
-        return {"image/png": shown, "text/plain": text}, {"image/png": {"alt": text, **saved}}
+        return {"image/png": shown, "text/plain": text}, {"image/png": {ALT_KEY: text, **saved}}
 
 
 def figure(width: float = 7.2, height: float = 4.0) -> Picture:
@@ -131,11 +132,9 @@ def legend(ax: Axes, *, title: str = "", handles: Sequence[Artist] | None = None
     literal(ax)
 
 
-def key(
-    label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", marker: str = "", width: float = 1.6
-) -> Line2D:
+def key(label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", width: float = 1.6) -> Line2D:
     """Return a legend entry that is not tied to one drawn line."""
-    return Line2D([], [], color=colour, linestyle=line, marker=marker, linewidth=width, label=label)
+    return Line2D([], [], color=colour, linestyle=line, linewidth=width, label=label)
 
 
 def null_line(

@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ SCHEMA_VERSION = 1
 "Of state.json and manifest.json; any other is refused."
 FOLDER = "checkpoints"
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
+MODEL, OPTIMIZER, REGULARIZER, WATCH = "model", "optimizer", "regularizer", "watch"
+"Whose a tensor of a training is: what its name begins with, before a dot."
 
 MAX_TENSOR_BYTES = 2**40
 MAX_HEADER_BYTES = 10 * 2**20
@@ -42,8 +45,9 @@ MAX_STATE_BYTES = 16 * 2**20
 _SLACK_BYTES = 64 * 2**10  # headers, JSON and the blocks that folders take
 
 # The plain name is a checkpoint; '.old' is one that is just being replaced by another of its step.
-_COMPLETE = re.compile(r"ckpt-(\d{8,})(\.old)?")
-_LEFTOVER = re.compile(r"ckpt-\d{8,}\.(tmp|gone)-[0-9a-f-]+")
+_CKPT = "ckpt-"
+_COMPLETE = re.compile(rf"{_CKPT}(\d{{8,}})(\.old)?")
+_LEFTOVER = re.compile(rf"{_CKPT}\d{{8,}}\.(tmp|gone)-[0-9a-f-]+")
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ def save_checkpoint(
     text = _state_text(step, state)
     need = sum(_size(tensor) for tensor in owned.values()) + len(text) + _SLACK_BYTES
     folder = Path(run_dir) / FOLDER
-    final = folder / f"ckpt-{step:08d}"
+    final = folder / f"{_CKPT}{step:08d}"
     hidden = folder / f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -364,7 +368,12 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
-def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def prefixed(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return tensors under names that begin with a prefix and a dot; part() takes it off again."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix and a dot, without it."""
     start = f"{prefix}."
     return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}

@@ -144,7 +144,7 @@ def build_report(
 
 
 def _require() -> None:
-    missing = not_installed(("jinja2", "latex2mathml", "mistune", "nbformat", "pygments"))
+    missing = not_installed(("jinja2", "latex2mathml", "mistune", "nbformat", "nh3", "pygments"))
     if missing:
         raise missing_extra("the report", missing, "notebooks")
 

@@ -14,15 +14,13 @@ from typing import Any
 from xml.etree import ElementTree
 
 from bvit_analysis.files import DamagedFile, open_regular, read_json, write_bytes_atomic
+from bvit_analysis.outputs import FIGURE_ENDINGS, FIGURES_FOLDER, stem_parts
 from bvit_analysis.report.pictures import png_size
 
-FOLDER = "figures"
-"Name of the folder of saved figures, in a job's folder and in the report."
-
-_NAME = re.compile(r"(figure-[0-9]{2,4}(?:-[a-z0-9_-]{1,40})?)\.(png|svg|csv)")
 _WRITTEN = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:html|pdf)"
-    r"|figures/[A-Za-z0-9_-][A-Za-z0-9._-]*/[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:png|svg|csv)"
+    rf"|{FIGURES_FOLDER}/[A-Za-z0-9_-][A-Za-z0-9._-]*"
+    rf"/[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:{'|'.join(FIGURE_ENDINGS)})"
 )
 _MAX_BYTES = 64 * 2**20
 _MAX_FILES = 3_000
@@ -43,26 +41,25 @@ def copy_figures(job: Path, out: Path, page: str) -> dict[str, dict[str, str]]:
     Returns:
         Stem to addresses, relative to the page, by ending; files that fail their check are left out.
     """
-    source = job / FOLDER
+    source = job / FIGURES_FOLDER
     if source.is_symlink() or not source.is_dir():
         return {}
     found: dict[str, dict[str, str]] = {}
     for path in sorted(source.iterdir())[:_MAX_FILES]:
-        match = _NAME.fullmatch(path.name)
-        if not match:
+        stem, _, ending = path.name.partition(".")
+        if stem_parts(stem) is None or ending not in FIGURE_ENDINGS:
             continue
         try:
             with open_regular(path, _MAX_BYTES) as file:
                 content = file.read()
         except (DamagedFile, FileNotFoundError):
             continue
-        stem, ending = match.groups()
         if not _is_what_it_says(content, ending):
             continue
-        target = out / FOLDER / page
+        target = out / FIGURES_FOLDER / page
         target.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(target / path.name, content)
-        found.setdefault(stem, {})[ending] = f"{FOLDER}/{page}/{path.name}"
+        found.setdefault(stem, {})[ending] = f"{FIGURES_FOLDER}/{page}/{path.name}"
     return found
 
 

@@ -17,13 +17,24 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
+from bvit_analysis.outputs import (
+    FRAMES_VERSION,
+    MOST_CONTROLS,
+    MOST_FRAME_BYTES,
+    MOST_OPTIONS,
+    MOST_PANELS,
+    MOST_SETTINGS,
+    StoredControl,
+    StoredFrames,
+    StoredPanel,
+    StoredPicture,
+)
 from bvit_analysis.report.pictures import Figure, image_tag, png_size
 
-_VERSION = 1
-_MAX_CONTROLS, _MAX_PANELS, _MAX_SETTINGS, _MAX_OPTIONS = 12, 16, 4096, 1024
-_MAX_BYTES = 64 * 2**20  # of all pictures, each panel's counted
+T = TypeVar("T")
+
 _MAX_LABEL, _MAX_TEXT = 120, 4_000
 _SLIDER_FROM = 4  # fewer numbers are quicker to choose from a list
 _BROAD = 700  # a panel of more pixels has a row of its own
@@ -82,7 +93,7 @@ def read_frames(data: object) -> Frames | None:
     """Return the frames of an explorer from a notebook's output, or None if anything about them is wrong.
 
     Args:
-        data: JSON of unknown origin, shaped as ``Explorer.frames`` says if all is well.
+        data: JSON of unknown origin, of the shape of StoredFrames if all is well.
     """
     try:
         return _read(data)
@@ -95,40 +106,39 @@ class _Malformed(Exception):
 
 
 def _read(data: object) -> Frames:
-    found = _mapping(data)
-    if found.get("version") != _VERSION or isinstance(found.get("version"), bool):
+    found = _shaped(data, StoredFrames)
+    if found["version"] != FRAMES_VERSION or isinstance(found["version"], bool):
         raise _Malformed
     controls = []
-    for entry in _list(found.get("controls"), _MAX_CONTROLS):
-        control = _mapping(entry)
-        texts = _list(control.get("options"), _MAX_OPTIONS)
-        options = [_text(text, _MAX_LABEL) for text in texts]
+    for entry in _list(found["controls"], MOST_CONTROLS):
+        control = _shaped(entry, StoredControl)
+        options = [_text(text, _MAX_LABEL) for text in _list(control["options"], MOST_OPTIONS)]
         if not options:
             raise _Malformed
-        start = _index(control.get("start"), len(options))
-        label = _text(control.get("label"), _MAX_LABEL) or _text(control.get("name"), _MAX_LABEL)
+        start = _index(control["start"], len(options))
+        label = _text(control["label"], _MAX_LABEL) or _text(control["name"], _MAX_LABEL)
         label = f"{label[:1].upper()}{label[1:]}" or "Choice"
         controls.append(Control(label=label, options=options, start=start))
     settings = math.prod(len(control.options) for control in controls)
-    if settings > _MAX_SETTINGS:
+    if settings > MOST_SETTINGS:
         raise _Malformed
-    pictures = [_picture(entry) for entry in _list(found.get("pictures"), _MAX_SETTINGS)]
+    pictures = [_picture(entry) for entry in _list(found["pictures"], MOST_SETTINGS)]
     panels: dict[str, list[int]] = {}
-    for entry in _list(found.get("panels"), _MAX_PANELS):
-        panel = _mapping(entry)
-        name = _text(panel.get("name"), _MAX_LABEL)
-        shown = _list(panel.get("frames"), settings)
+    for entry in _list(found["panels"], MOST_PANELS):
+        panel = _shaped(entry, StoredPanel)
+        name = _text(panel["name"], _MAX_LABEL)
+        shown = _list(panel["frames"], settings)
         if len(shown) != settings or name in panels:
             raise _Malformed
         panels[name] = [_index(number, len(pictures)) for number in shown]
-    findings = [_text(text, _MAX_TEXT) for text in _list(found.get("findings"), settings)]
+    findings = [_text(text, _MAX_TEXT) for text in _list(found["findings"], settings)]
     if len(findings) != settings or not panels:
         raise _Malformed
     total = sum(len(pictures[index].data) for frames in panels.values() for index in set(frames))
-    if total > _MAX_BYTES:
+    if total > MOST_FRAME_BYTES:
         raise _Malformed
     return Frames(
-        title=_text(found.get("title"), _MAX_LABEL),
+        title=_text(found["title"], _MAX_LABEL),
         controls=controls,
         panels=panels,
         findings=findings,
@@ -136,10 +146,11 @@ def _read(data: object) -> Frames:
     )
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    if not isinstance(value, Mapping):
+def _shaped(value: object, shape: type[T]) -> T:
+    """Return a mapping that has the keys of a shape; what they hold is still of unknown origin."""
+    if not isinstance(value, Mapping) or not shape.__required_keys__ <= value.keys():  # type: ignore[attr-defined]
         raise _Malformed
-    return value
+    return cast(T, value)
 
 
 def _list(value: object, most: int) -> list[Any]:
@@ -165,9 +176,9 @@ def _text(value: object, most: int) -> str:
 def _picture(entry: object) -> Figure:
     from PIL import Image
 
-    stored = _mapping(entry)
-    png = stored.get("png")
-    if not isinstance(png, str) or len(png) > _MAX_BYTES * 4 // 3:
+    stored = _shaped(entry, StoredPicture)
+    png = stored["png"]
+    if not isinstance(png, str) or len(png) > MOST_FRAME_BYTES * 4 // 3:
         raise _Malformed
     try:
         data = base64.b64decode(png, validate=True)
@@ -182,7 +193,7 @@ def _picture(entry: object) -> Figure:
                 image.verify()
     except Exception as error:  # Pillow raises many kinds
         raise _Malformed from error
-    return Figure(mime="image/png", data=data, alt=_text(stored.get("alt"), _MAX_TEXT) or "picture")
+    return Figure(mime="image/png", data=data, alt=_text(stored["alt"], _MAX_TEXT) or "picture")
 
 
 def explorer_html(frames: Frames, anchor: str, files: str = "") -> str:

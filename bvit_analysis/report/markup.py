@@ -1,7 +1,8 @@
 """Text of any origin as HTML that is safe to open: no script, no address to load, formulas as MathML.
 
 Whatever a notebook holds, prose or tables, passes through a list of what is allowed; the rest is dropped or shown
-as text, so that a page needs neither network nor JavaScript.
+as text, so that a page needs neither network nor JavaScript. nh3, the library for it, reads HTML as browsers do. It
+has the last word: what this module adds to a table is added before it.
 """
 
 from __future__ import annotations
@@ -9,94 +10,90 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Mapping
-from html.parser import HTMLParser
-from typing import Any, final
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from bvit_analysis.report.pictures import image_tag, picture
 
+if TYPE_CHECKING:
+    import nh3
+
 _TEXT_TAGS = {"a", "b", "blockquote", "br", "code", "dd", "del", "dl", "dt", "em", "h1", "h2", "h3"}
-_TEXT_TAGS |= {"h4", "h5", "h6", "hr", "i", "li", "ol", "p", "pre", "span", "strong", "sub", "sup"}
-_TEXT_TAGS |= {"div", "small", "u", "ul"}
+_TEXT_TAGS |= {"h4", "h5", "h6", "hr", "i", "img", "li", "ol", "p", "pre", "span", "strong", "sub"}
+_TEXT_TAGS |= {"div", "small", "sup", "u", "ul"}
 _TABLE_TAGS = {"caption", "table", "tbody", "td", "tfoot", "th", "thead", "tr"}
 _MATH_TAGS = {"math", "merror", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mover", "mpadded"}
 _MATH_TAGS |= {"mphantom", "mroot", "mrow", "ms", "mspace", "msqrt", "mstyle", "msub", "msubsup"}
 _MATH_TAGS |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover"}
-_VOID_TAGS = {"br", "hr", "img", "mspace"}
 _SILENT_TAGS = {"script", "style", "template", "title", "noscript", "iframe", "object", "svg"}
 _PLAIN = re.compile(r"[A-Za-z0-9 .,%#+-]*")
-_ATTRIBUTES = {"colspan", "rowspan", "scope"}
+_CELL = {"colspan", "rowspan", "scope"}
+_ATTRIBUTES = {"td": _CELL, "th": _CELL, "a": {"href"}, "img": {"src", "alt"}}
 _MATH_ATTRIBUTES = {
     *("accent", "accentunder", "columnalign", "columnspacing", "depth", "display", "displaystyle"),
     *("fence", "form", "height", "largeop", "linethickness", "lspace", "mathsize", "mathvariant"),
     *("maxsize", "minsize", "movablelimits", "rowspacing", "rspace", "scriptlevel", "separator"),
     *("stretchy", "symmetric", "voffset", "width"),
 }
-_NUMBER = re.compile(
-    r"[+\u2212-]?([0-9][0-9,_]*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*%?|NaN|nan|inf"
-)
+_FRAME = {"class": "scroll", "role": "region", "aria-label": "table", "tabindex": "0"}
+"Attributes of the frame in which a wide table scrolls."
+
+_REL = "noreferrer noopener"
+_OUTWARD = re.compile(r"(https?://|mailto:)", re.IGNORECASE)
+_INWARD = re.compile(r"#.*|[A-Za-z0-9._%-]+\.html(#.*)?")
 _DATA_URI = re.compile(r"data:image/(png|jpeg|gif|svg\+xml);base64,[A-Za-z0-9+/=\s]+")
+# Possessive: a long cell that is no number after all must not be tried again from each of its digits.
+_NUMBER = re.compile(
+    r"[+\u2212-]?([0-9][0-9,_]*+\.?[0-9]*+|\.[0-9]++)([eE][+-]?[0-9]+)?\s*+%?|NaN|nan|inf"
+)
+# As nh3 writes it: values in double quotes, and no such quotes in them.
+_IMAGE = re.compile(r'<img((?: [a-z]+="[^"]*")*)>')
+_OUTWARD_LINK = re.compile(r'<a href="((?:https?://|mailto:)[^"]*)">', re.IGNORECASE)
 
 
-@final
-class _Cleaner(HTMLParser):
-    """Writes anew what is allowed of a piece of HTML, balanced; text is escaped, the rest is dropped."""
+@cache
+def _prose(dressed: bool) -> nh3.Cleaner:
+    """Return what cleans text, tables and pictures, with or without what this module adds to them."""
+    import nh3
 
-    def __init__(self, tags: set[str], attributes: set[str]) -> None:
-        super().__init__(convert_charrefs=True)
-        self.tags, self.attributes = tags, attributes
-        self.parts: list[str] = []
-        self.open: list[str] = []
-        self.silent: list[str] = []
+    added: dict[str, dict[str, set[str]]] = {
+        "a": {"rel": {_REL}},
+        "div": {name: {value} for name, value in _FRAME.items()},
+        "td": {"class": {"number"}},
+        "th": {"class": {"number"}},
+    }
+    return nh3.Cleaner(
+        tags=_TEXT_TAGS | _TABLE_TAGS,
+        clean_content_tags=_SILENT_TAGS,
+        attributes=_ATTRIBUTES,
+        attribute_filter=_allowed,
+        tag_attribute_values=added if dressed else {},
+        url_schemes={"http", "https", "mailto", "data"},
+        link_rel=None,
+    )
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        if tag in _SILENT_TAGS:
-            self.silent.append(tag)
-        if self.silent or tag not in self.tags:
-            return
-        kept = "".join(
-            f' {name}="{html.escape(value)}"'
-            for name, value in attrs
-            if name in self.attributes and value is not None and _PLAIN.fullmatch(value)
-        )
-        if tag == "a":
-            kept = _href(next((value or "" for name, value in attrs if name == "href"), ""))
-        if tag == "img":
-            given = {name: value or "" for name, value in attrs}
-            if not _DATA_URI.fullmatch(given.get("src", "")):
-                self.parts.append(html.escape(given.get("alt", "")))
-                return
-            alt = html.escape(given.get("alt", "") or "picture")
-            kept = f' src="{html.escape(given["src"])}" alt="{alt}"'
-        # Unlike <br>, an empty element of MathML has to close itself, or it swallows what follows.
-        self.parts.append(f"<{tag}{kept}{' /' if tag == 'mspace' else ''}>")
-        if tag not in _VOID_TAGS:
-            self.open.append(tag)
 
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        self.handle_endtag(tag)
+@cache
+def _formulas() -> nh3.Cleaner:
+    import nh3
 
-    def handle_endtag(self, tag: str) -> None:
-        if self.silent:
-            if tag == self.silent[-1]:
-                self.silent.pop()
-            return
-        if tag in self.open:
-            while True:
-                last = self.open.pop()
-                self.parts.append(f"</{last}>")
-                if last == tag:
-                    break
+    return nh3.Cleaner(
+        tags=_MATH_TAGS,
+        clean_content_tags=_SILENT_TAGS,
+        attributes={"*": _MATH_ATTRIBUTES},
+        attribute_filter=_allowed,
+        link_rel=None,
+    )
 
-    def handle_data(self, data: str) -> None:
-        if not self.silent:
-            self.parts.append(html.escape(data, quote=False))
 
-    def finish(self) -> str:
-        self.close()
-        self.parts.extend(f"</{tag}>" for tag in reversed(self.open))
-        return "".join(self.parts)
+def _allowed(tag: str, name: str, value: str) -> str | None:
+    """Return the value of an attribute, or None if this one may not be shown."""
+    if name == "href":
+        return value if _OUTWARD.match(value) or _INWARD.fullmatch(value) else None
+    if name == "src":
+        return value if _DATA_URI.fullmatch(value) else None
+    return value if name == "alt" or _PLAIN.fullmatch(value) else None
 
 
 def safe_html(text: str) -> str:
@@ -106,12 +103,20 @@ def safe_html(text: str) -> str:
         text: HTML of any origin, for example that of a pandas table.
 
     Example:
-        >>> safe_html("<td onclick='x()'>a<script>alert(1)</script>&lt;b&gt;")
-        '<td>a&lt;b&gt;</td>'
+        >>> safe_html("<b onclick='x()'>a<script>alert(1)</script>&lt;b&gt;")
+        '<b>a&lt;b&gt;</b>'
     """
-    cleaner = _Cleaner(_TEXT_TAGS | _TABLE_TAGS | {"img"}, _ATTRIBUTES)
-    cleaner.feed(text)
-    return _framed_tables(cleaner.finish())
+    plain = _IMAGE.sub(_image_or_words, _prose(False).clean(text))
+    plain = _OUTWARD_LINK.sub(rf'<a href="\1" rel="{_REL}">', plain)
+    return _prose(True).clean(_framed_tables(plain))
+
+
+def _image_or_words(image: re.Match[str]) -> str:
+    """Return a picture that came with its data, or its alternative text."""
+    given = dict(re.findall(r' ([a-z]+)="([^"]*)"', image.group(1)))
+    if "src" not in given:
+        return html.escape(html.unescape(given.get("alt", "")), quote=False)
+    return f'<img src="{given["src"]}" alt="{given.get("alt") or "picture"}">'
 
 
 def mathml(latex: str, *, block: bool) -> str:
@@ -127,29 +132,23 @@ def mathml(latex: str, *, block: bool) -> str:
         drawn = latex2mathml.converter.convert(latex, display="block" if block else "inline")
     except Exception:  # whatever it stumbles on, the source is shown
         return f"<code>{html.escape(latex)}</code>"
-    cleaner = _Cleaner(_MATH_TAGS, _MATH_ATTRIBUTES)
-    cleaner.feed(drawn)
-    shown = cleaner.finish()
+    shown = _formulas().clean(drawn)
     return f'<div class="math" tabindex="0">{shown}</div>' if block else shown
 
 
 def _href(address: str) -> str:
     """Return the attribute of a link that a reader may follow; nothing is loaded before that."""
-    if re.match(r"(https?://|mailto:)", address, re.IGNORECASE):
-        return f' href="{html.escape(address)}" rel="noreferrer noopener"'
-    if address.startswith("#") or re.fullmatch(r"[A-Za-z0-9._%-]+\.html(#.*)?", address):
-        return f' href="{html.escape(address)}"'
-    return ""
+    if _OUTWARD.match(address):
+        return f' href="{html.escape(address)}" rel="{_REL}"'
+    return f' href="{html.escape(address)}"' if _INWARD.fullmatch(address) else ""
 
 
 def _framed_tables(text: str) -> str:
     """Give each table a frame that scrolls on a narrow screen, and numbers their alignment."""
+    frame = "".join(f' {name}="{value}"' for name, value in _FRAME.items())
     return re.sub(
         r"<table>.*?</table>",
-        lambda match: (
-            '<div class="scroll" role="region" aria-label="table" tabindex="0">'
-            f"{_aligned(match.group())}</div>"
-        ),
+        lambda match: f"<div{frame}>{_aligned(match.group())}</div>",
         text,
         flags=re.DOTALL,
     )

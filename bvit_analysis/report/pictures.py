@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from bvit_analysis.outputs import ALT_KEY
+
 _MIMES = ("image/png", "image/jpeg", "image/gif", "image/svg+xml")
 _THUMBNAIL_WIDTH = 480
 _PNG_HEAD = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -51,7 +53,7 @@ def picture(data: Mapping[str, Any], metadata: Mapping[str, Any], fallback: str)
             except (binascii.Error, ValueError):
                 continue
         own = metadata.get(mime, {})
-        alt = (own.get("alt") if isinstance(own, Mapping) else None) or metadata.get("alt")
+        alt = (own.get(ALT_KEY) if isinstance(own, Mapping) else None) or metadata.get(ALT_KEY)
         return Figure(mime=mime, data=content, alt=" ".join(str(alt or fallback).split()))
     return None
 

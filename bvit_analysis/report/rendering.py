@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bvit_analysis.outputs import FRAMES_MIME, STEM_KEY
+from bvit_analysis.outputs import FIGURE_ENDINGS, FRAMES_MIME, STEM_KEY, stem_parts
 from bvit_analysis.report.frames import explorer_html, read_frames
 from bvit_analysis.report.markup import markdown_html, mathml, plain_text, safe_html
 from bvit_analysis.report.pictures import Figure, image_tag, joined, picture
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[@-Z\\-_]")
 _MAX_TEXT = 20_000
-_FILE_KINDS = {"png": "PNG", "svg": "SVG", "csv": "numbers (CSV)"}
+_FILE_KINDS = dict(zip(FIGURE_ENDINGS, ("PNG", "SVG", "numbers (CSV)"), strict=True))
 
 
 @dataclass(kw_only=True)
@@ -185,7 +185,8 @@ def _file_links(
     lines = []
     for stem in stems:
         # The stem of one picture of several goes on with its name: figure-03-ranking.
-        part = re.sub(r"^figure-[0-9]+-?", "", stem) if len(stems) > 1 else ""
+        _, part = stem_parts(stem) or (0, "")
+        part = part if len(stems) > 1 else ""
         name = f"Figure {number}{f', {part}' if part else ''}"
         links = ", ".join(
             f'<a href="{html.escape(files[stem][ending])}"'

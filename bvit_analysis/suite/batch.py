@@ -21,13 +21,13 @@ from typing import Any
 
 from bvit_analysis.errors import BvitError, SuiteError
 from bvit_analysis.files import DamagedFile, read_json
+from bvit_analysis.outputs import FRAMES
 from bvit_analysis.processes import is_gone, process_start
 from bvit_analysis.records import write_json_atomic
 from bvit_analysis.suite.cluster import CLAIM, MARKER, ClusterRunner
 from bvit_analysis.suite.estimation import ASSUMED_S, BatchEstimate, estimate_batch
 from bvit_analysis.suite.execution import POLL_S, Limits, record, threads_each
 from bvit_analysis.suite.jobs import (
-    FRAMES,
     STATES,
     STATUS_VERSION,
     JobStatus,
@@ -353,14 +353,17 @@ def _remove_leftovers(out: Path) -> None:
 @contextlib.contextmanager
 def _lock(out: Path) -> Iterator[None]:
     """Keep a second suite out of the folder; the system lifts the lock when its process ends."""
-    import fcntl
+    import filelock
 
-    with (out / ".suite.lock").open("w", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SuiteError(
-                f"another process is executing notebooks into {str(out)!r}; "
-                "wait for it or choose another folder"
-            ) from error
+    lock = filelock.FileLock(out / ".suite.lock")
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout as error:
+        raise SuiteError(
+            f"another process is executing notebooks into {str(out)!r}; "
+            "wait for it or choose another folder"
+        ) from error
+    try:
         yield
+    finally:
+        lock.release()

@@ -23,7 +23,7 @@ from typing import Any, final
 
 from bvit_analysis.errors import BvitError
 from bvit_analysis.files import DamagedFile, read_json, write_json_atomic
-from bvit_analysis.outputs import FIGURES_VARIABLE, FRAMES_VARIABLE
+from bvit_analysis.outputs import FIGURES_FOLDER, FIGURES_VARIABLE, FRAMES_VARIABLE
 from bvit_analysis.processes import Child, bound, process_start
 from bvit_analysis.suite.child import EXECUTING, one_line
 from bvit_analysis.suite.jobs import (
@@ -87,7 +87,7 @@ class Execution:
         _write(self.folder, self.status)
         for leftover in ("notebook.ipynb", EXECUTING):
             (self.folder / leftover).unlink(missing_ok=True)  # of other inputs, or half done
-        self.figures = self.folder / "figures"
+        self.figures = self.folder / FIGURES_FOLDER
         if self.figures.is_symlink():
             self.figures.unlink()
         shutil.rmtree(self.figures, ignore_errors=True)

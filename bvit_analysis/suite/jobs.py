@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from bvit_analysis.files import DamagedFile, read_json
+from bvit_analysis.outputs import FRAMES
 from bvit_analysis.processes import is_gone
 
 State = Literal[
@@ -30,8 +31,6 @@ State = Literal[
 ]
 STATES: tuple[str, ...] = State.__args__  # type: ignore[attr-defined]
 STATUS_VERSION = 1
-FRAMES = 24
-"Settings that an explorer draws ahead, so that it still follows its controls in a page without a kernel."
 _RECORDED = ("bvit_analysis", "papermill", "nbclient", "ipykernel", "numpy", "pandas", "matplotlib")
 
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bvit_analysis.errors import SuiteError, unknown_name
+from bvit_analysis.errors import SuiteError
 from bvit_analysis.extras import missing_extra, not_installed
 
 _LISTS = ("list", "List", "Sequence", "tuple", "Tuple")
@@ -229,41 +229,6 @@ def check_parameter(parameter: Parameter, value: Any) -> Any:
         return _from_value(_annotation(parameter.type), value)
     except _Mismatch as error:
         raise _ill_typed(parameter, value) from error
-
-
-def resolve_parameters(
-    schemas: Mapping[str, Mapping[str, Parameter]], values: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """Give each notebook the values it declares, refusing names that none of them declares.
-
-    Args:
-        schemas: Notebook name to its declared parameters.
-        values: Parameter name to value, for all notebooks together.
-
-    Returns:
-        Notebook name to its own checked values.
-
-    Raises:
-        SuiteError: If a name is unknown (the nearest right one is named) or a value is ill-typed.
-    """
-    known = sorted({name for schema in schemas.values() for name in schema} - {"runs"})
-    for name in values:
-        check_parameter_name(name)
-        if name == "runs":
-            raise SuiteError(
-                "the parameter 'runs' is filled with the chosen run folders; "
-                "choose runs instead of setting it"
-            )
-        if name not in known:
-            raise SuiteError(unknown_name("notebook parameter", name, known))
-    return {
-        notebook: {
-            name: check_parameter(schema[name], value)
-            for name, value in values.items()
-            if name in schema
-        }
-        for notebook, schema in schemas.items()
-    }
 
 
 def _ill_typed(parameter: Parameter, value: Any) -> SuiteError:

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from bvit_analysis.errors import RunError, SuiteError, unknown_name
+from bvit_analysis.outputs import FRAMES
 from bvit_analysis.records import find_runs
-from bvit_analysis.suite.jobs import FRAMES, NotebookJob
+from bvit_analysis.suite.jobs import NotebookJob
 from bvit_analysis.suite.parameters import declared_parameters, require_notebooks
 from bvit_analysis.suite.planning import Entry, PlanError, expand_all
 

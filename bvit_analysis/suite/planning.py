@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bvit_analysis.errors import ConfigError, RunError, SuiteError, unknown_name
+from bvit_analysis.outputs import FRAMES
 from bvit_analysis.records import RunWarning, load_run
 from bvit_analysis.records.format import check_name
-from bvit_analysis.suite.jobs import FRAMES, NotebookJob
+from bvit_analysis.suite.jobs import NotebookJob
 from bvit_analysis.suite.parameters import (
     Parameter,
     check_parameter,

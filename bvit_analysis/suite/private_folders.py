@@ -27,18 +27,18 @@ class PrivateFolder:
     """A folder of this process alone, with a path short enough for the name of a socket in it."""
 
     def __init__(self) -> None:
-        import fcntl  # POSIX only, as all executions are; reading results is not
+        import filelock  # of the extra 'notebooks'; reading results needs none
 
         hidden = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=_place()))
         # Locked under another name first: whoever finds the final name finds the lock held.
-        self._lock = (hidden / _LOCK).open("wb")
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        self._lock = filelock.FileLock(hidden / _LOCK, thread_local=False)
+        self._lock.acquire(blocking=False)
         self.path = hidden.rename(hidden.with_name(hidden.name[1:]))
 
     def remove(self) -> None:
         """Remove the folder and all in it."""
         shutil.rmtree(_hidden(self.path), ignore_errors=True)
-        self._lock.close()
+        self._lock.release()
 
 
 def remove_abandoned() -> int:
@@ -48,21 +48,18 @@ def remove_abandoned() -> int:
 
 
 def _remove_if_abandoned(path: Path) -> bool:
-    import fcntl
+    import filelock
 
     try:
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
             return False
-        create = 0
-        if path.name.startswith(
-            "."
-        ):  # it is just being made or removed, unless that has taken long
-            if time.time() - found.st_mtime < _MOMENT_S:
+        if not path.name.startswith("."):
+            if not (path / _LOCK).is_file():
                 return False
-            create = os.O_CREAT  # who made or removed it may have been killed while it had no lock
-        with os.fdopen(os.open(path / _LOCK, os.O_RDWR | os.O_NOFOLLOW | create), "r+b") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif time.time() - found.st_mtime < _MOMENT_S:
+            return False  # it is just being made or removed; a kill in that moment leaves one without a lock
+        with filelock.FileLock(path / _LOCK, blocking=False):
             shutil.rmtree(_hidden(path))
     except OSError:  # not one of ours, or its owner lives
         return False

@@ -33,7 +33,6 @@ from bvit_analysis.tables.costs import against_claim as against_claim
 from bvit_analysis.tables.costs import claim_finding as claim_finding
 from bvit_analysis.tables.costs import operations_by_part as operations_by_part
 from bvit_analysis.tables.costs import size_by_part as size_by_part
-from bvit_analysis.tables.evidence import csv_text as csv_text
 from bvit_analysis.tables.evidence import run_table as run_table
 from bvit_analysis.tables.frames import LAST_HALF as LAST_HALF
 from bvit_analysis.tables.frames import flip_counts as flip_counts
@@ -75,6 +74,7 @@ from bvit_analysis.tables.selection import describe_runs as describe_runs
 from bvit_analysis.tables.selection import in_order as in_order
 from bvit_analysis.tables.selection import load_runs as load_runs
 from bvit_analysis.tables.selection import recipe_of as recipe_of
+from bvit_analysis.tables.spreadsheet import csv_text as csv_text
 from bvit_analysis.tables.weights import flip_ranking as flip_ranking
 from bvit_analysis.tables.weights import followed as followed
 from bvit_analysis.tables.weights import ranked_counts as ranked_counts

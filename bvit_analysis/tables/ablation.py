@@ -28,7 +28,7 @@ def ablation_table(
     """Compare recipes on one figure, with intervals over seeds and differences paired by seed.
 
     With n < 3 seeds there are only points; from 3 on there is Student's interval and a verdict that
-    at most "suggests"; from 6 on also the exact sign-flip p, adjusted by Holm over the recipes
+    at most "suggests"; from 6 on also the sign-flip p, adjusted by Holm over the recipes
     compared, and the interval excludes zero only where both agree.
 
     Args:
@@ -45,7 +45,7 @@ def ablation_table(
         number). ``attrs["notes"]`` lists what makes the runs less than comparable.
 
     Raises:
-        ConfigError: If there is no metric of that name.
+        ConfigError: If there is no metric of that name, or the level is not between 0 and 1.
     """
     table = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
     known = metric(name, table)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Mapping
 
@@ -99,31 +98,3 @@ def _image_half_width(accuracy: float, count: object) -> float:
     if not images > 0 or math.isnan(accuracy):
         return math.nan
     return 1.96 * math.sqrt(max(0.0, accuracy * (1.0 - accuracy)) / images)
-
-
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n")
-
-
-def csv_text(table: pd.DataFrame) -> str:
-    r"""Return a table as CSV that a spreadsheet does not execute: text that begins like a formula gets a '.
-
-    Numbers, negative ones too, stay as they are.
-
-    Args:
-        table: Columns of numbers or text.
-
-    Example:
-        >>> csv_text(pd.DataFrame({"run": ["=1+1", "a"], "x": [-1.5, 2.0]}))
-        '"run","x"\n"\'=1+1",-1.5\n"a",2.0\n'
-    """
-
-    def plain(value: object) -> object:
-        unsafe = isinstance(value, str) and value.lstrip(" ").startswith(_FORMULA_STARTS)
-        return f"'{value}" if unsafe else value
-
-    plain_table = table.map(plain) if len(table) else table
-    return str(
-        plain_table.rename(columns=plain).to_csv(
-            index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC
-        )
-    )

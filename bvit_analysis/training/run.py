@@ -22,6 +22,7 @@ from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
 from bvit_analysis.records import Measure, RunWriter, check_name, load_run
 from bvit_analysis.records.checkpoints import (
+    MODEL,
     Checkpoint,
     half_checkpoints,
     load_checkpoint,
@@ -79,14 +80,15 @@ def train(
         _tidy(run_dir)
         return run_dir
     check_recipe(config)
+    panel = list(instruments())
+    measures = declared_by(panel)  # what is wrong with one is said before a teacher is trained
     torch.set_num_threads(config.training.threads)
     dataset = load_dataset(config.data)
     check_same_data(run_dir, dataset)
     teacher, teacher_figures = _teacher(config, run_dir.parent, dataset, progress)
     model, sites = make_student(config, dataset, teacher)
-    panel = list(instruments())
     info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
-    opened = _open(config, run_dir, info, declared_by(panel))
+    opened = _open(config, run_dir, info, measures)
     if opened is None:  # another process has finished it since
         return run_dir
     writer, checkpoint = opened
@@ -183,7 +185,7 @@ def _teacher(
             raise RunError(
                 f"the teacher {folder} has no checkpoint; delete the folder to train it again"
             )
-        model.load_state_dict(part(checkpoint.tensors, "model"))
+        model.load_state_dict(part(checkpoint.tensors, MODEL))
         figures = {
             "teacher": folder.name,
             "teacher_test_accuracy": (load_run(folder).result or {})["test_accuracy"],

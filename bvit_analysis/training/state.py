@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.records import RunWriter
-from bvit_analysis.records.checkpoints import part, save_checkpoint
+from bvit_analysis.records.checkpoints import (
+    MODEL,
+    OPTIMIZER,
+    REGULARIZER,
+    WATCH,
+    part,
+    prefixed,
+    save_checkpoint,
+)
 from bvit_analysis.regularization import GradientRegularizer
 from bvit_analysis.watch import Watch
 
@@ -38,11 +46,11 @@ class TrainingState:
 
 def save_state(state: TrainingState, writer: RunWriter, run_dir: Path) -> None:
     """Seal the rows so far, then write a checkpoint of everything; the best evaluated one is kept."""
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
+    tensors = prefixed(state.model.state_dict(), MODEL)
     for index, slots in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{slot}": value for slot, value in slots.items()}
-    tensors |= {f"regularizer.{k}": v for k, v in state.regularizer.state_dict().items()}
-    tensors |= {f"watch.{k}": v for k, v in state.watch.state_dict().items()}
+        tensors |= prefixed(slots, f"{OPTIMIZER}.{index}")
+    tensors |= prefixed(state.regularizer.state_dict(), REGULARIZER)
+    tensors |= prefixed(state.watch.state_dict(), WATCH)
     figures = {
         "best_accuracy": state.best_accuracy if math.isfinite(state.best_accuracy) else None,
         "best_step": state.best_step,
@@ -57,15 +65,15 @@ def restore_state(
     state: TrainingState, tensors: dict[str, Tensor], figures: dict[str, Any], step: int
 ) -> None:
     """Put a checkpoint's tensors and figures into a state, as they were after a step."""
-    state.model.load_state_dict(part(tensors, "model"))
+    state.model.load_state_dict(part(tensors, MODEL))
     slots: dict[int, dict[str, Tensor]] = {}
-    for name, value in part(tensors, "optimizer").items():
+    for name, value in part(tensors, OPTIMIZER).items():
         index, slot = name.split(".", 1)
         slots.setdefault(int(index), {})[slot] = value
     packed = state.optimizer.state_dict()
     state.optimizer.load_state_dict({**packed, "state": slots})
-    state.regularizer.load_state_dict(part(tensors, "regularizer"))
-    state.watch.load_state_dict(part(tensors, "watch"))
+    state.regularizer.load_state_dict(part(tensors, REGULARIZER))
+    state.watch.load_state_dict(part(tensors, WATCH))
     state.step = step
     state.best_step = figures["best_step"]
     state.best_accuracy = (

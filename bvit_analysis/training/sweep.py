@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from tqdm import tqdm
 
-from bvit_analysis.config import Recipe, RunConfig, from_dict, get_recipe, resolve_recipe, to_dict
+from bvit_analysis.config import (
+    Recipe,
+    RunConfig,
+    from_dict,
+    get_recipe,
+    import_path,
+    resolve,
+    resolve_recipe,
+    to_dict,
+)
 from bvit_analysis.config.text import differences
 from bvit_analysis.errors import ConfigError, TrainingError
+from bvit_analysis.instruments import Instrument, with_own
 from bvit_analysis.processes import Child
 from bvit_analysis.records import check_name
 from bvit_analysis.training.interruption import Interrupted, stop_signals
@@ -67,6 +78,7 @@ def ablate(
     *,
     recipes: Sequence[str | Recipe],
     seeds: Sequence[int],
+    instruments: Sequence[Callable[[], Instrument]] = (),
     jobs_at_once: int | None = None,
     progress: bool = True,
 ) -> list[Path]:
@@ -77,6 +89,7 @@ def ablate(
         out: Folder that gets one folder a run, and the teacher's.
         recipes: Preset names, or recipes of your own with classes and objects that can be imported.
         seeds: Seeds.
+        instruments: Classes of your own that measure, beside the standard ones; like recipes, found by import.
         jobs_at_once: Runs at a time; by default the cores divided by the threads of a run, at most 8.
         progress: Whether to show one bar over the steps of all runs.
 
@@ -84,13 +97,15 @@ def ablate(
         The run folders, teacher first.
 
     Raises:
-        ConfigError: If a recipe is wrong, before anything is trained.
+        ConfigError: If a recipe or an instrument is wrong, before anything is trained.
         TrainingError: If a run failed, after all others have ended; it names the run and its error.
         Interrupted: After SIGTERM or SIGINT, once the runs have saved checkpoints; a second signal kills them.
     """
     configs = grid(base, recipes, seeds)
     for config in configs.values():
         check_recipe(config)
+    with_own(instruments)  # made and thrown away: a wrong one is said before anything is trained
+    own = [import_path(make) for make in instruments]
     at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
     out.mkdir(parents=True, exist_ok=True)
     folders = []
@@ -98,11 +113,17 @@ def ablate(
         # Before the others, which would all make it.
         teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
         folders.append(train_teacher(teacher, out / teacher_run_id(teacher), progress=progress))
-    folders += _run_all(configs, out, at_once, progress)
+    folders += _run_all(configs, out, at_once, progress, own)
     return folders
 
 
-def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: bool) -> list[Path]:
+def _run_all(
+    configs: dict[str, RunConfig],
+    out: Path,
+    at_once: int,
+    progress: bool,
+    own: Sequence[str] = (),
+) -> list[Path]:
     waiting = list(configs.items())
     active: dict[str, Child] = {}
     errors: dict[str, IO[bytes]] = {}
@@ -119,7 +140,7 @@ def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: b
             while waiting and len(active) < at_once:
                 name, config = waiting.pop(0)
                 errors[name] = stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - closed by the stack
-                active[name] = _start(config, out / name, errors[name])
+                active[name] = _start(config, out / name, errors[name], own)
             time.sleep(_POLL_S)
             for name, code in _ended(active).items():
                 if code:
@@ -142,14 +163,14 @@ def _run_all(configs: dict[str, RunConfig], out: Path, at_once: int, progress: b
     return [out / name for name in configs]
 
 
-def _start(config: RunConfig, run_dir: Path, errors: IO[bytes]) -> Child:
+def _start(config: RunConfig, run_dir: Path, errors: IO[bytes], own: Sequence[str]) -> Child:
     # Threads are fixed before torch is imported, so that two runs never fight over the cores.
     threads = {"OMP_NUM_THREADS": str(config.training.threads)}
     return Child(
         [sys.executable, "-m", "bvit_analysis.training.sweep", str(run_dir)],
         errors=errors,
         environment={**os.environ, **threads},
-        words=child_words(config),
+        words=child_words(config, own),
     )
 
 
@@ -177,19 +198,20 @@ def _end(active: dict[str, Child]) -> None:
             print(f"{name}: killed; it goes on from its last checkpoint", file=sys.stderr)
 
 
-def child_words(config: RunConfig) -> bytes:
-    """Return a configuration as a child process reads it on its standard input, with the folders that its import paths were followed from."""
-    return json.dumps({"config": to_dict(config), "folders": sys.path}).encode()
+def child_words(config: RunConfig, own: Sequence[str] = ()) -> bytes:
+    """Return what a child process reads on its standard input: a configuration, own instruments, and where to import from."""
+    order = {"config": to_dict(config), "instruments": list(own), "folders": sys.path}
+    return json.dumps(order).encode()
 
 
-def _read(text: bytes) -> RunConfig:
+def _read(text: bytes) -> tuple[RunConfig, list[Callable[[], Instrument]]]:
     """Return what child_words() wrote; the parent is trusted, so import paths are followed."""
     data = json.loads(text)
     config = from_dict(RunConfig, data["config"])
-    if config.recipe is None:
-        return config
-    recipe = resolve_recipe(config.recipe, *data["folders"])
-    return dataclasses.replace(config, recipe=recipe)
+    if config.recipe is not None:
+        recipe = resolve_recipe(config.recipe, *data["folders"])
+        config = dataclasses.replace(config, recipe=recipe)
+    return config, [resolve(path, *data["folders"]) for path in data["instruments"]]
 
 
 def _steps_done(run_dir: Path, config: RunConfig) -> int:
@@ -213,4 +235,5 @@ def _last_words(run_dir: Path, errors: IO[bytes], code: int) -> str:
 
 if __name__ == "__main__":
     # One run of a sweep: its configuration comes on standard input.
-    train(_read(sys.stdin.buffer.read()), Path(sys.argv[1]), progress=False)
+    asked, makers = _read(sys.stdin.buffer.read())
+    train(asked, Path(sys.argv[1]), progress=False, instruments=functools.partial(with_own, makers))

@@ -20,18 +20,19 @@ from matplotlib.figure import Figure
 
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
-from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
+from bvit_analysis.outputs import (
+    ALT_KEY,
+    FRAMES,
+    FRAMES_MIME,
+    FRAMES_VARIABLE,
+    FRAMES_VERSION,
+    StoredFrames,
+    StoredPicture,
+)
 from bvit_analysis.plots import style
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run
-from bvit_analysis.widgets.screen import Ground as Ground
-from bvit_analysis.widgets.screen import ScreenImage
-from bvit_analysis.widgets.screen import arranged as arranged
-from bvit_analysis.widgets.screen import fixed as fixed
-from bvit_analysis.widgets.screen import lighter as lighter
-from bvit_analysis.widgets.screen import quick_png as quick_png
-from bvit_analysis.widgets.screen import stacked as stacked
-from bvit_analysis.widgets.screen import wiped as wiped
+from bvit_analysis.widgets.screen import ScreenImage, arranged, lighter, quick_png
 
 _KEPT = 64  # pictures a panel remembers, some tens of KB each
 
@@ -215,21 +216,19 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
             panel.known.popitem(last=False)
         return drawn
 
-    def frames(self, limit: int = 24) -> dict[str, Any]:
+    def frames(self, limit: int = FRAMES) -> StoredFrames:
         """Return the pictures for many settings, for a page without a kernel.
 
         Args:
             limit: Settings at most; a longer story is thinned evenly.
 
         Returns:
-            JSON: title; controls (name, label, options as text, start); panels (name, frames: for each combination
-            of options, the last control fastest, an index into pictures); findings, one a combination;
-            pictures (png as base64, alt).
+            JSON; each picture is in it once.
         """
         present = {name: widget.value for name, widget in self.controls.items()}
         story = thinned(self.story(), present, limit)
         pictures: dict[bytes, int] = {}
-        stored: list[dict[str, str]] = []
+        stored: list[StoredPicture] = []
         shown: dict[str, list[int]] = {name: [] for name in self.panels}
         findings: list[str] = []
         try:
@@ -249,7 +248,7 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
         finally:
             self.set(**present)
         return {
-            "version": 1,
+            "version": FRAMES_VERSION,
             "title": self.title,
             "controls": [
                 {
@@ -290,7 +289,7 @@ class Explorer(W.VBox, metaclass=_AbstractWidget):  # type: ignore[misc]
             png = base64.b64encode(arranged(rows)).decode("ascii")
             data["image/png"] = png  # what a reader sees where widgets are not drawn
             saved = save_shown({name: partial(self.figure, name) for name in self.panels})
-            metadata = {**metadata, "image/png": {"alt": alt, **saved}}
+            metadata = {**metadata, "image/png": {ALT_KEY: alt, **saved}}
         limit = int(os.environ.get(FRAMES_VARIABLE, "0") or 0)
         if limit > 0 and self.panels:
             data[FRAMES_MIME] = self.frames(limit)

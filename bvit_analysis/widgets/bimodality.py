@@ -20,8 +20,9 @@ from bvit_analysis.plots.distribution import ridge_frame, ridge_limit, ridge_mar
 from bvit_analysis.plots.nulls import NO_STATISTICS, null_frame, null_marks, statistics_of
 from bvit_analysis.plots.overlay import looks
 from bvit_analysis.records import MEASURES, Run
-from bvit_analysis.widgets.base import Explorer, Ground, fixed, read_runs, run_names
+from bvit_analysis.widgets.base import Explorer, read_runs, run_names
 from bvit_analysis.widgets.choices import run_choices, step_choice
+from bvit_analysis.widgets.screen import Ground, fixed
 
 ALL = ""
 "Value of the control `site` for all weight sites together, and of `beside` for no second run."

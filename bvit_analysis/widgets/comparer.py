@@ -28,16 +28,9 @@ from bvit_analysis.plots.comparison import (
     running_mean,
 )
 from bvit_analysis.records import Run
-from bvit_analysis.tables.evidence import csv_text
-from bvit_analysis.widgets.base import (
-    Explorer,
-    Ground,
-    fixed,
-    read_runs,
-    run_names,
-    safe,
-    wiped,
-)
+from bvit_analysis.tables import csv_text
+from bvit_analysis.widgets.base import Explorer, read_runs, run_names, safe
+from bvit_analysis.widgets.screen import Ground, fixed, wiped
 
 MEASURES = {
     "accuracy": "accuracy",

@@ -15,8 +15,9 @@ from bvit_analysis.plots.attention import class_text, token_text
 from bvit_analysis.plots.information import channels_at
 from bvit_analysis.plots.overlay import looks
 from bvit_analysis.records import AttentionExamples, Run
-from bvit_analysis.widgets.base import Explorer, fixed, read_runs, run_names
+from bvit_analysis.widgets.base import Explorer, read_runs, run_names
 from bvit_analysis.widgets.choices import run_choices, step_choice
+from bvit_analysis.widgets.screen import fixed
 
 NONE = ""
 "Value of `beside` for no second run, and of a choice that has nothing to choose from."

@@ -24,11 +24,12 @@ from matplotlib.figure import Figure
 
 from bvit_analysis import plots, tables
 from bvit_analysis.errors import BvitError, ConfigError
+from bvit_analysis.outputs import ALT_KEY
 from bvit_analysis.plots import style
 from bvit_analysis.plots.export import save_shown
 from bvit_analysis.records import Run, RunWarning, load_run
-from bvit_analysis.widgets.base import quick_png, safe
-from bvit_analysis.widgets.screen import ScreenImage
+from bvit_analysis.widgets.base import safe
+from bvit_analysis.widgets.screen import ScreenImage, quick_png
 
 OVER = ("finished", "failed", "interrupted", "silent")
 "States after which nothing more is written, unless somebody takes the run up again."
@@ -236,7 +237,7 @@ class LiveRun(W.VBox):  # type: ignore[misc]
         alt = f"{self.title}. {self.words} {self.alt}"
         # Only the last of the pictures that were shown meanwhile is one to keep.
         saved = save_shown({"": self.figure}) if self.state in OVER else {}
-        return data, {**metadata, "image/png": {"alt": alt, **saved}}
+        return data, {**metadata, "image/png": {ALT_KEY: alt, **saved}}
 
 
 @final

@@ -18,7 +18,8 @@ from bvit_analysis.plots import style
 from bvit_analysis.records import Run
 from bvit_analysis.tables.weights import inside, rank_weights
 from bvit_analysis.widgets.atlas_map import SIZE, AtlasMap, side_by_side
-from bvit_analysis.widgets.base import Explorer, fixed, read_runs, run_names, wiped
+from bvit_analysis.widgets.base import Explorer, read_runs, run_names
+from bvit_analysis.widgets.screen import fixed, wiped
 
 NONE = "none"
 "Choice of no second run."

@@ -13,7 +13,14 @@ import ipywidgets as W
 from matplotlib.figure import Figure
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
+from bvit_analysis.outputs import (
+    ALT_KEY,
+    FRAMES_MIME,
+    FRAMES_VARIABLE,
+    FRAMES_VERSION,
+    StoredFrames,
+    StoredPicture,
+)
 from bvit_analysis.plots import style
 from bvit_analysis.widgets.screen import ScreenImage, lighter, quick_png
 
@@ -107,15 +114,15 @@ class Prediction(W.VBox):  # type: ignore[misc]
         """Return the question with its options, as plain text."""
         return " ".join([self.question, *(f"[ ] {option}" for option in self.options)])
 
-    def frames(self) -> dict[str, Any]:
+    def frames(self) -> StoredFrames:
         """Return what each choice reveals, for a page without a kernel; as Explorer.frames does."""
         text, figure = self._measured()
-        shown = [{"png": _base64(lighter(self._card())), "alt": self.text()}]
+        shown: list[StoredPicture] = [{"png": _base64(lighter(self._card())), "alt": self.text()}]
         if figure is not None:
             shown.append({"png": _base64(lighter(quick_png(figure))), "alt": text})
         revealed = len(shown) - 1
         return {
-            "version": 1,
+            "version": FRAMES_VERSION,
             "title": self.question,
             "controls": [
                 {
@@ -151,7 +158,7 @@ class Prediction(W.VBox):  # type: ignore[misc]
         data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
         data["text/plain"] = f"{self.text()} {NOTE}"
         data["image/png"] = _base64(self._card())
-        metadata = {**metadata, "image/png": {"alt": f"{self.text()} {NOTE}"}}
+        metadata = {**metadata, "image/png": {ALT_KEY: f"{self.text()} {NOTE}"}}
         if int(os.environ.get(FRAMES_VARIABLE, "0") or 0) > 0:
             data[FRAMES_MIME] = self.frames()
         return data, metadata

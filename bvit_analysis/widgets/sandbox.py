@@ -13,7 +13,8 @@ from bvit_analysis import toys
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import toy_networks
 from bvit_analysis.plots import toys as draw
-from bvit_analysis.widgets.base import Explorer, Ground, fixed
+from bvit_analysis.widgets.base import Explorer
+from bvit_analysis.widgets.screen import Ground, fixed
 
 LESSONS = {
     "curve": "sign and estimator on a curve",

@@ -79,11 +79,6 @@ def quick_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def stacked(pictures: Sequence[bytes]) -> bytes:
-    """Return PNG pictures as one, from top to bottom on white."""
-    return arranged([[picture] for picture in pictures])
-
-
 def arranged(rows: Sequence[Sequence[bytes]]) -> bytes:
     """Return rows of PNG pictures as one, each row from left to right, on white."""
     if len(rows) == 1 and len(rows[0]) == 1:

@@ -15,7 +15,7 @@ from benchmarks import kills
 from bvit_analysis.files import write_json_atomic
 from bvit_analysis.records import load_run
 from bvit_analysis.training.run import train
-from tests.training.test_run import tiny
+from tests.support.tiny_run import tiny
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="children die with parents there")
 

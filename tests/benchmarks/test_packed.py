@@ -36,6 +36,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str
     return json.loads(path.read_text(encoding="utf-8")), said.getvalue()
 
 
+@pytest.mark.slow
 def test_a_quick_run_leaves_a_whole_record(quick: tuple[dict[str, Any], str]) -> None:
     record, said = quick
     benchmark = tables.packed_benchmark(record)
@@ -60,6 +61,7 @@ def test_a_quick_run_leaves_a_whole_record(quick: tuple[dict[str, Any], str]) ->
     assert plots.plot_time_by_part(tables.packed_account(benchmark, "tiny")).axison
 
 
+@pytest.mark.slow
 def test_macs_and_bytes_are_those_of_the_network(quick: tuple[dict[str, Any], str]) -> None:
     layers = tables.packed_benchmark(quick[0]).layers
     of_fc1 = layers[(layers["site"] == "mlp.fc1") & (layers["way"] == who.FP32)].iloc[0]
@@ -139,6 +141,7 @@ def test_ratios_are_taken_within_rounds() -> None:
     assert math.isclose(packed_worker.summary(times)[0]["times_packed"], 1)
 
 
+@pytest.mark.slow
 def test_goals_depend_on_the_processor(quick: tuple[dict[str, Any], str]) -> None:
     record = quick[0]
     for flags, goal in ((["avx512_vpopcntdq"], 8), ([], 3)):

@@ -14,7 +14,6 @@ from bvit_analysis.packed.bits import (
     pack_signs,
     rows_of_words,
     unpack_rows,
-    unpack_signs,
     words_of,
     words_of_rows,
 )
@@ -26,15 +25,20 @@ def signs_of(shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).choice(np.array([-1, 1], np.int8), shape)
 
 
+def read_back(words: np.ndarray, n: int) -> np.ndarray:
+    """Signs of words, one bit at a time."""
+    places = np.arange(n)
+    bits = words[..., places // 64] >> (places % 64).astype(np.uint64) & np.uint64(1)
+    return np.where(bits, 1, -1).astype(np.int8)
+
+
 @given(SHAPES, st.integers(0, 2**32 - 1))
 def test_a_round_trip_keeps_every_sign(shape, seed):
     signs = signs_of(shape, seed)
     words = pack_signs(signs)
     assert words.dtype == np.uint64
     assert words.shape == (*shape[:-1], -(-shape[-1] // 64))
-    back = unpack_signs(words, shape[-1])
-    assert back.dtype == np.int8
-    np.testing.assert_array_equal(back, signs)
+    np.testing.assert_array_equal(read_back(words, shape[-1]), signs)
 
 
 @given(SHAPES, st.integers(0, 2**32 - 1))
@@ -44,7 +48,9 @@ def test_bytes_and_words_hold_the_same_bits(shape, seed):
     assert rows.shape == (*shape[:-1], -(-shape[-1] // 8))
     np.testing.assert_array_equal(words_of_rows(rows), pack_signs(signs))
     np.testing.assert_array_equal(rows_of_words(pack_signs(signs), shape[-1]), rows)
-    np.testing.assert_array_equal(unpack_rows(rows, shape[-1]), signs)
+    back = unpack_rows(rows, shape[-1])
+    assert back.dtype == np.int8
+    np.testing.assert_array_equal(back, signs)
 
 
 def test_bit_j_of_word_w_is_element_64_w_plus_j():
@@ -83,8 +89,8 @@ def test_what_counts_as_plus_one():
 def test_rows_need_not_be_contiguous():
     signs = signs_of((70, 6))
     np.testing.assert_array_equal(pack_signs(signs.T), pack_signs(signs.T.copy()))
-    words = np.asfortranarray(pack_signs(signs_of((5, 130))))
-    np.testing.assert_array_equal(unpack_signs(words, 130), signs_of((5, 130)))
+    rows = np.asfortranarray(pack_rows(signs_of((5, 130))))
+    np.testing.assert_array_equal(unpack_rows(rows, 130), signs_of((5, 130)))
 
 
 def test_refusals():
@@ -92,5 +98,3 @@ def test_refusals():
         pack_signs(np.array([0, 1], np.uint8))
     with pytest.raises(ConfigError, match="rows"):
         pack_signs(np.float32(1))
-    with pytest.raises(ConfigError, match="65 signs take 2 words"):
-        unpack_signs(np.zeros((3, 1), np.uint64), 65)

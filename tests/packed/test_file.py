@@ -27,7 +27,7 @@ from bvit_analysis.convert import binarize, build_model, calibrate
 from bvit_analysis.costs import model_cost
 from bvit_analysis.errors import ConfigError, PackedFileError, RunError
 from bvit_analysis.layers import BinaryLinear
-from bvit_analysis.packed.bits import pack_signs, unpack_signs
+from bvit_analysis.packed.bits import pack_signs, unpack_rows, words_of_rows
 from bvit_analysis.packed.file import PackedFile, read_packed
 from bvit_analysis.packed.model import (
     build_skeleton,
@@ -35,7 +35,7 @@ from bvit_analysis.packed.model import (
     predicted_bytes,
     save_packed,
 )
-from bvit_analysis.packed.run import pack_run, unpack
+from bvit_analysis.packed.run import model_of_run, unpack
 from bvit_analysis.records import RunWriter
 from bvit_analysis.records.checkpoints import save_checkpoint
 from bvit_analysis.runtime import model as runtime_model
@@ -218,11 +218,11 @@ def test_what_a_runtime_reads(packed):
     with torch.no_grad():
         for name, layer in layers.items():
             signs = np.where(layer.latent().numpy() >= 0, 1, -1)
-            np.testing.assert_array_equal(unpack_signs(file.words(name), signs.shape[1]), signs)
-            np.testing.assert_array_equal(file.words(name), pack_signs(signs))
+            np.testing.assert_array_equal(unpack_rows(file.rows(name), signs.shape[1]), signs)
+            np.testing.assert_array_equal(words_of_rows(file.rows(name)), pack_signs(signs))
             assert torch.equal(file.weight_scale(name), layer.weight.abs().mean(1))
     rest = {n for n in model.state_dict() if n.removesuffix(".weight") not in layers}
-    assert set(file.float_tensors()) == rest
+    assert set(file.float_shapes()) == rest
     skeleton = build_skeleton(file)
     assert all(value.is_meta for value in skeleton.parameters())
 
@@ -232,7 +232,7 @@ def test_words_that_are_taken_are_those_of_the_rows_turned(width, tmp_path):
     config = ModelConfig(patch_size=7, embed_dim=width, depth=1, num_heads=2)
     model = shaken(build_model(config, img_size=28, in_chans=1, num_classes=10), "asm")
     file = read_packed(save_packed(model, tmp_path / "m.bvit", meta=meta("asm")))
-    found = {name: file.words(name).T for name in file.sites}
+    found = {name: words_of_rows(file.rows(name)).T for name in file.sites}
     places = {name: file.tensors[f"{name}.bits"].data_ptr() for name in file.sites}
     for name, taken in file.take_words():
         assert taken.is_contiguous()
@@ -241,10 +241,10 @@ def test_words_that_are_taken_are_those_of_the_rows_turned(width, tmp_path):
         assert (taken.data_ptr() == places[name]) == (width == 64)
         assert torch.equal(file.weight_scale(name), file.take_weight_scale(name))
     assert found == {}
-    floats = file.float_tensors()
-    assert file.float_shapes() == {name: value.shape for name, value in floats.items()}
+    shapes, stored = file.float_shapes(), dict(file.tensors)
     taken = file.take_float_tensors()
-    assert all(taken[name] is value for name, value in floats.items())
+    assert shapes == {name: value.shape for name, value in taken.items()}
+    assert all(value is stored[name] for name, value in taken.items())
     assert file.tensors == {}
 
 
@@ -348,7 +348,7 @@ def test_deit_small_in_bytes(recipe, width, ratio, tmp_path):
         with torch.no_grad():
             assert torch.equal(loaded(images(2, 3, 224)), model(images(2, 3, 224)))
     table = model_cost(model).table
-    assert sum(value.numel() for value in file.float_tensors().values()) == int(
+    assert sum(value.numel() for value in file.take_float_tensors().values()) == int(
         (table["parameters"] - table["binary_parameters"]).sum()
     )
 
@@ -770,16 +770,15 @@ def test_pack_and_unpack_a_run_by_command(width, tmp_path, capsys):
 def test_runs_that_cannot_be_packed(tmp_path, capsys):
     model = make_run(tmp_path / "bare")
     with pytest.raises(RunError, match="has no checkpoints .*train it again"):
-        pack_run(tmp_path / "bare", tmp_path / "m.bvit")
+        model_of_run(tmp_path / "bare")
     floats = make_run(tmp_path / "teacher", recipe=None)
     checkpoint(tmp_path / "teacher", floats)
     with pytest.raises(RunError, match="has no binary model"):
-        pack_run(tmp_path / "teacher", tmp_path / "m.bvit")
+        model_of_run(tmp_path / "teacher")
     make_run(tmp_path / "other", recipe="baseline")
     checkpoint(tmp_path / "other", model)
     with pytest.raises(RunError, match="does not fit the run's configuration"):
-        pack_run(tmp_path / "other", tmp_path / "m.bvit")
+        model_of_run(tmp_path / "other")
     assert main(["pack", str(tmp_path / "nowhere")]) == 2
     assert main(["unpack", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err.count("\n") == 2
-    assert not (tmp_path / "m.bvit").exists()

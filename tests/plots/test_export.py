@@ -219,8 +219,10 @@ def test_a_large_mesh_is_a_picture_in_the_drawing() -> None:
 def test_a_spreadsheet_reads_no_formula() -> None:
     ax = style.axes(None)
     ax.plot([-1.0], [2.0], label='=HYPERLINK("x")')
+    ax.set_title("+1 is a formula to some")
     text = to_csv(drawn_numbers(ax.figure)).decode()
     assert "'=HYPERLINK" in text
+    assert "'+1 is" in text
     assert ",-1.0,2.0," in text
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import nbformat
 import pytest
 
-from bvit_analysis.outputs import FRAMES_MIME
 from bvit_analysis.report import render_notebook
 from bvit_analysis.report.figure_files import copy_figures, is_inert_svg, remove_stale
 from bvit_analysis.report.frames import Control, explorer_html, read_frames
@@ -23,12 +22,6 @@ from tests.support.executed import explorer_output, frames_json, grey
 
 HOSTILE = "</p><script>alert('{x}')</script>\n\"'&"
 new = nbformat.v4
-
-
-def test_the_mime_type_is_that_of_the_explorers() -> None:
-    from bvit_analysis.widgets import base
-
-    assert base.FRAMES_MIME == FRAMES_MIME
 
 
 def test_frames_of_a_real_explorer_are_read() -> None:

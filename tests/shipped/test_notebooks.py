@@ -126,6 +126,7 @@ class TestSource:
         assert not re.search(r"/(home|tmp|root|work|Users)/", text)
 
 
+@pytest.mark.processes
 class TestHook:
     """The commit hook, in a repository of its own, with every way to a network closed."""
 
@@ -172,7 +173,6 @@ class TestHook:
             ["git", *arguments], cwd=repository, capture_output=True, text=True, timeout=60
         )
 
-    @pytest.mark.processes
     def test_an_executed_notebook_is_committed_as_its_source(self, repository: Path) -> None:
         clean = {}
         for path in SOURCES:
@@ -192,7 +192,6 @@ class TestHook:
         for name, text in clean.items():
             assert self.git(repository, "show", f"HEAD:{name}").stdout == text
 
-    @pytest.mark.processes
     def test_a_broken_notebook_is_refused(self, repository: Path) -> None:
         (repository / "notebooks" / "broken.ipynb").write_text('{"cells": [')
         self.git(repository, "add", "notebooks")
@@ -218,7 +217,6 @@ class TestHook:
         ]
         assert (repository / name).read_text() == text
 
-    @pytest.mark.processes
     def test_another_file_passes_untouched(self, repository: Path) -> None:
         (repository / "notes.json").write_text('{"cells": [], "outputs": [1]}')
         self.git(repository, "add", "notes.json")

@@ -611,6 +611,53 @@ def test_abandoned_folders_are_removed_and_no_others(
         shutil.rmtree(short)
 
 
+def test_folders_half_made_or_half_removed_go_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed before it had a lock, or after its lock was removed: nobody holds a folder under its hidden name for long."""
+    from bvit_analysis.suite.private_folders import PrivateFolder, remove_abandoned
+
+    short = Path(tempfile.mkdtemp(prefix="b", dir="/tmp"))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short))
+    try:
+        for name in ("young", "old", "locked"):
+            (short / f".bvit-{name}").mkdir()
+            (short / f".bvit-{name}" / "k").touch()
+        (short / ".bvit-locked" / "owner").touch()
+        (tmp_path / "target").mkdir()
+        (short / ".bvit-link").symlink_to(tmp_path / "target")
+        for name in ("old", "locked"):
+            os.utime(short / f".bvit-{name}", (1e9, 1e9))
+        assert remove_abandoned() == 2
+        assert {path.name for path in short.iterdir()} == {".bvit-young", ".bvit-link"}
+        assert list((tmp_path / "target").iterdir()) == []
+        # A removal that is killed half-way leaves such a folder, whatever is gone of it already.
+        mine = PrivateFolder()
+        (mine.path / "k").touch()
+        monkeypatch.setattr(shutil, "rmtree", lambda path, ignore_errors: (path / "owner").unlink())
+        mine.remove()
+        monkeypatch.undo()
+        monkeypatch.setattr(tempfile, "gettempdir", lambda: str(short))
+        os.utime(short / f".{mine.path.name}", (1e9, 1e9))
+        assert remove_abandoned() == 1
+        assert {path.name for path in short.iterdir()} == {".bvit-young", ".bvit-link"}
+    finally:
+        shutil.rmtree(short)
+
+
+@pytest.mark.processes
+def test_what_a_killed_batch_left_is_removed_by_the_next(tmp_path: Path) -> None:
+    path = write_notebook(tmp_path / "one.ipynb", "1 + 1")
+    jobs, out = plan([path], [], {}), tmp_path / "out"
+    execute(jobs, out, progress=False)
+    before = sorted(out.rglob("*"))
+    for name in (".shared-00ff", ".summary.json.1-ab.tmp", "one/.begun-00", "one/.status.json.tmp"):
+        (out / name).touch()
+    (status,) = execute(jobs, out, progress=False)
+    assert status.skipped
+    assert sorted(out.rglob("*")) == before
+
+
 @pytest.mark.processes
 def test_kernels_are_told_frames_figures_and_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from bvit_analysis.suite import execute, plan, read_status, read_summary
 from tests.support.notebooks import write_notebook
 from tests.support.waiting import wait_for
 
+pytestmark = pytest.mark.processes
+
 COUNT = "with open(log, 'a') as file: file.write(name + ' ')"
 DECLARED = "log: str = ''\nname: str = ''\n"
 KILL_WORKER = (
@@ -50,7 +52,6 @@ def counted(log: Path) -> list[str]:
     return sorted(log.read_text().split()) if log.exists() else []
 
 
-@pytest.mark.processes
 def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_path: Path) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     ends = {
@@ -114,7 +115,6 @@ def test_a_lost_worker_is_told_and_nothing_is_executed_twice(cluster: Any, tmp_p
     assert counted(log) == sorted([*ends, "x", "y", "loses"])
 
 
-@pytest.mark.processes
 def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
     cluster: Any, tmp_path: Path
 ) -> None:
@@ -150,7 +150,6 @@ def test_a_client_that_is_killed_leaves_no_kernel_on_the_workers(
             assert "KeyboardInterrupt" in summary["jobs"][0]["error"]
 
 
-@pytest.mark.processes
 def test_no_worker_is_left(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +219,6 @@ def test_a_cluster_that_cannot_do_it_is_refused_before_anything_starts(
         execute(jobs, out, cluster=address, progress=False)
 
 
-@pytest.mark.processes
 def test_a_claim_is_taken_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What Dask runs again finds the claim of the same order, at each point where it may be lost."""
     pytest.importorskip("distributed")

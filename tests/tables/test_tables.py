@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from bvit_analysis import tables
@@ -47,16 +49,20 @@ def invented(values: dict[str, list[float]], *, state: str = "finished") -> pd.D
 # Chance ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dof", [1, 2, 3, 4, 5, 9, 30, 101])
-@pytest.mark.parametrize("p", [0.6, 0.9, 0.975, 0.995])
-def test_student_quantile_equals_scipy(p: float, dof: int) -> None:
-    assert chance.student_t_quantile(p, dof) == pytest.approx(stats.t.ppf(p, dof), rel=1e-9)
+def student_density(t: np.ndarray, dof: int) -> np.ndarray:
+    factor = math.gamma((dof + 1) / 2) / (math.sqrt(dof * math.pi) * math.gamma(dof / 2))
+    return factor * (1 + t**2 / dof) ** (-(dof + 1) / 2)
 
 
-@pytest.mark.parametrize("t", [-3.0, -0.5, 0.0, 0.7, 12.0])
-def test_student_cdf_equals_scipy(t: float) -> None:
-    for dof in (1, 2, 5, 8):
-        assert chance.student_t_cdf(t, dof) == pytest.approx(stats.t.cdf(t, dof), abs=1e-12)
+@pytest.mark.parametrize("level", [0.5, 0.8, 0.95, 0.99])
+@pytest.mark.parametrize("count", [3, 4, 6, 10, 31, 102])
+def test_interval_covers_its_level_of_the_density_of_students_law(count: int, level: float) -> None:
+    values = np.random.default_rng(count).normal(0.7, 0.02, count)
+    low, high = chance.t_interval(list(values), level=level)
+    assert (low + high) / 2 == pytest.approx(values.mean(), rel=1e-12)
+    end = (high - low) / 2 / (values.std(ddof=1) / math.sqrt(count))
+    t = np.linspace(-end, end, 40_001)
+    assert np.trapezoid(student_density(t, count - 1), t) == pytest.approx(level, abs=1e-7)
 
 
 def test_interval_equals_scipy_and_is_absent_below_three() -> None:
@@ -65,6 +71,20 @@ def test_interval_equals_scipy_and_is_absent_below_three() -> None:
     expected = stats.t.interval(0.9, 3, loc=mean, scale=error)
     assert chance.t_interval(values, level=0.9) == pytest.approx(expected)
     assert all(math.isnan(end) for end in chance.t_interval([0.7, 0.8]))
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, 95, -0.5, math.nan])
+def test_a_level_that_is_none_is_refused(level: float) -> None:
+    with pytest.raises(ConfigError, match="between 0 and 1, such as 0.95; got"):
+        chance.t_interval([0.7, 0.8, 0.9], level=level)
+
+
+def enumerated(x: np.ndarray) -> float:
+    """Share of all sign patterns whose |sum| is at least the observed one, by brute force."""
+    sums = np.zeros(1)
+    for value in x:
+        sums = np.concatenate([sums + value, sums - value])
+    return float(np.mean(np.abs(sums) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()))
 
 
 def test_sign_flip_p_equals_enumeration_and_scipy() -> None:
@@ -78,11 +98,35 @@ def test_sign_flip_p_equals_enumeration_and_scipy() -> None:
     assert chance.sign_flip_p(list(x)) == pytest.approx(scipy_p)
 
 
-def test_sign_flip_p_counts_ties_and_refuses_what_it_cannot_enumerate() -> None:
+@pytest.mark.parametrize("count", [1, 2, 7, 12, 17, 20])
+def test_sign_flip_p_is_exact_up_to_twenty_seeds(count: int) -> None:
+    x = np.random.default_rng(count).normal(0.01, 0.03, count)
+    assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=9))
+def test_sign_flip_p_counts_ties_that_rounding_has_parted(tenths: list[int]) -> None:
+    x = np.array(tenths) / 10  # 0.1 + 0.2 - 0.3 is not 0
+    assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [21, 22, 24])
+def test_above_twenty_seeds_sign_patterns_are_drawn(count: int) -> None:
+    x = np.random.default_rng(count).normal(0.012, 0.03, count)
+    exact, drawn = enumerated(x), chance.sign_flip_p(list(x))
+    assert abs(drawn - exact) < 4 * math.sqrt(exact * (1 - exact) / 99_999) + 1e-5
+    chance._sign_flip_p.cache_clear()
+    assert chance.sign_flip_p(list(x)) == drawn  # the seed is fixed
+    assert chance.sign_flip_p([1.0] * count) <= 2e-5 * 2  # 2 of 2^count patterns reach it
+    assert chance.sign_flip_p([1.0] * count) >= 1e-5
+
+
+def test_sign_flip_p_counts_ties_and_has_no_answer_to_nothing() -> None:
     assert chance.sign_flip_p([1.0, -1.0]) == 1.0
     assert chance.sign_flip_p([0.0, 0.0, 0.0]) == 1.0
     assert math.isnan(chance.sign_flip_p([]))
-    assert math.isnan(chance.sign_flip_p([1.0] * 21))
+    assert math.isnan(chance.sign_flip_p([1.0, math.nan]))
 
 
 def test_holm_skips_what_is_no_claim() -> None:
@@ -195,6 +239,21 @@ def test_verdicts(differences: list[float], verdict: str) -> None:
     grs = [b + d for b, d in zip(base, differences, strict=True)]
     row = tables.ablation_table(invented({"baseline": base, "grs": grs})).iloc[1]
     assert row["verdict"] == verdict
+
+
+@pytest.mark.parametrize("count", [20, 21, 40])
+def test_a_clear_difference_stays_one_however_many_seeds_show_it(count: int) -> None:
+    random = np.random.default_rng(3)
+    base = list(random.normal(0.7, 0.01, count))
+    grs = list(np.array(base) + random.normal(0.02, 0.01, count))
+    none = list(np.array(base) + random.normal(0.0, 0.03, count))
+    table = tables.ablation_table(invented({"baseline": base, "grs": grs, "asm": none}))
+    by_recipe = table.set_index("recipe")
+    assert by_recipe.loc["grs", "common_seeds"] == count
+    assert by_recipe.loc["grs", "p_holm"] < 0.01
+    assert by_recipe.loc["grs", "verdict"] == "same direction, interval excludes zero"
+    assert by_recipe.loc["asm", "p_holm"] > 0.05
+    assert "inconclusive" in by_recipe.loc["asm", "verdict"]
 
 
 def test_from_six_seeds_interval_and_sign_flips_must_agree() -> None:

@@ -47,6 +47,7 @@ def test_one_teacher_and_the_asked_for_runs(swept):
     assert len(set(teachers)) == 1
 
 
+@pytest.mark.processes
 def test_runs_of_one_seed_are_pairs(swept):
     """Baseline and ASM start from the same weights and see the same images, so the first losses are equal."""
     first = [load_run(folder).scalars["loss"].iloc[0] for folder in swept[1:]]
@@ -82,6 +83,7 @@ def _one_broken(base, broken, out: Path) -> None:
     _run_all(configs, out, 2, False)
 
 
+@pytest.mark.processes
 def test_a_run_process_uses_the_threads_of_its_configuration(swept):
     assert load_run(swept[1]).info["hardware"]["threads"] == 1
     assert torch.get_num_threads() >= 1

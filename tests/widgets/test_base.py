@@ -15,20 +15,10 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.outputs import FRAMES_MIME, FRAMES_VARIABLE
 from bvit_analysis.plots import style
-from bvit_analysis.widgets.base import (
-    FRAMES_MIME,
-    FRAMES_VARIABLE,
-    Explorer,
-    Ground,
-    arranged,
-    lighter,
-    quick_png,
-    run_names,
-    safe,
-    stacked,
-    thinned,
-)
+from bvit_analysis.widgets.base import Explorer, run_names, safe, thinned
+from bvit_analysis.widgets.screen import Ground, arranged, lighter, quick_png
 
 
 class Small(Explorer):
@@ -265,8 +255,8 @@ def colour_png(colour: str, width: int, height: int) -> bytes:
 
 def test_pictures_are_laid_out_on_white() -> None:
     red, blue = colour_png("red", 4, 2), colour_png("blue", 2, 3)
-    assert stacked([red]) is red
-    tall = pixels(stacked([red, blue]))
+    assert arranged([[red]]) is red
+    tall = pixels(arranged([[red], [blue]]))
     assert tall.shape == (5, 4, 3)
     assert tall[0, 0].tolist() == [255, 0, 0]
     assert tall[2, 0].tolist() == [0, 0, 255]
