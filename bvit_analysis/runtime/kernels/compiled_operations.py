@@ -20,20 +20,21 @@ from bvit_analysis.runtime.kernels.tiles import COLUMNS
 @called
 def piece(operation: Any, number: int) -> int:
     """Do one piece of an operation; return how many rows of attention are near a tie."""
-    kind, first = operation.kind, number * operation.each
-    last = min(first + operation.each, operation.units)
+    kind, units, each = operation.kind, operation.cut.units, operation.cut.each
+    first = number * each
+    last = min(first + each, units)
     if kind == Kind.NORM:
-        _norm(operation.norm, operation.units, first, last)
+        _norm(operation.norm, units, first, last)
     elif kind == Kind.TOKEN_SUMS:
         token_sums(operation.mean, first, last)
     elif kind == Kind.MEAN_SHIFT:
         mean_shift(operation.mean, first, last)
     elif kind == Kind.SIGN:
-        _sign(operation.input, operation.units, first, last)
+        _sign(operation.input, units, first, last)
     elif kind == Kind.LINEAR:
         _linear(operation.input, operation.linear, first, last)
     else:
-        return _attention(operation.attention, operation.units, first, last)
+        return _attention(operation.attention, units, first, last)
     return 0
 
 

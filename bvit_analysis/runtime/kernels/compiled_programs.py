@@ -29,7 +29,7 @@ def _run(operations: ndarray, at_state: int, first: int, own: int, shares: int) 
     """Run operations from `first` on, with other threads; return the next one: all are done, or one has doubts."""
     for number in range(first, len(operations)):
         operation = operations[number]
-        pieces = operation.pieces
+        pieces = operation.cut.pieces
         at_shares = at_state + _SHARE * shares * number
         for turn in range(shares):
             share = (own + turn) % shares

@@ -150,12 +150,19 @@ SECTIONS: dict[type[Section], str] = {
 }
 "Where in a record the fields of each kind of section are."
 
-OPERATION = np.dtype(
+CUT = np.dtype(
     [
-        ("kind", np.int64),
         ("units", np.int64),  # what there is to do: rows, or images times heads or groups
         ("each", np.int64),  # units of a piece
         ("pieces", np.int64),
+    ]
+)
+"How an operation is cut into pieces."
+
+OPERATION = np.dtype(
+    [
+        ("kind", np.int64),
+        ("cut", CUT),
         *((name, _record(section)) for section, name in SECTIONS.items()),
     ],
     align=True,
@@ -169,39 +176,42 @@ def offset_of(record: np.dtype[Any], name: str) -> int:
     return record.fields[name][1]
 
 
-class _Field(NamedTuple):
+class _AddressField(NamedTuple):
+    number: int  # of the field in its section
     slot: int  # where in an operation it begins, as a number of 64-bit integers
     optional: bool
 
 
-def _fields(section: type[Section]) -> list[_Field]:
+def _address_fields(section: type[Section]) -> list[_AddressField]:
     name = SECTIONS[section]
     start = offset_of(OPERATION, name)
     return [
-        _Field((start + offset_of(OPERATION[name], field)) // 8, hint == (Address | None))
-        for field, hint in get_type_hints(section).items()
+        _AddressField(
+            index, (start + offset_of(OPERATION[name], field)) // 8, hint == (Address | None)
+        )
+        for index, (field, hint) in enumerate(get_type_hints(section).items())
+        if hint in (Address, Address | None)
     ]
 
 
-_FIELDS = {section: _fields(section) for section in SECTIONS}
+_ADDRESS_FIELDS = {section: _address_fields(section) for section in SECTIONS}
 Moving = list[tuple[Region, int, int]]
 "Addresses that each run gives anew: region, offset in it, slot in the operation as 64-bit integers."
 
 
 def write(record: np.void, section: Section) -> Moving:
     """Write a section into the record of an operation, and return which of its addresses each run must give anew."""
-    numbers: list[Any] = []
+    numbers: list[Any] = list(section)
     moving: Moving = []
     kind = type(section)
-    for value, (slot, optional) in zip(section, _FIELDS[kind], strict=True):
-        number: Any = value
-        if type(value) is Address:
-            number = value.at
-            if value.region is not None:
-                moving.append((value.region, number, slot))
-        if optional:
-            number = (0, False) if value is None else (number, True)
-        numbers.append(number)
+    for number, slot, optional in _ADDRESS_FIELDS[kind]:
+        address = numbers[number]
+        if address is None:
+            numbers[number] = 0, False
+            continue
+        numbers[number] = (address.at, True) if optional else address.at
+        if address.region is not None:
+            moving.append((address.region, address.at, slot))
     record[SECTIONS[kind]] = tuple(numbers)
     return moving
 

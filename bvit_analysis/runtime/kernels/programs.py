@@ -71,9 +71,7 @@ class _Written(NamedTuple):
     """An operation before its record is made."""
 
     kind: op.Kind
-    units: int
-    each: int
-    pieces: int
+    cut: tuple[int, int, int]  # units, each, pieces
     sections: tuple[op.Section, ...]
 
 
@@ -203,14 +201,13 @@ class Program:
     def table(self) -> ndarray:
         """Return the operations as the kernels read them, (n,) op.OPERATION; none can be added after that."""
         if self._table is None:
-            # numpy takes longer to fill records with zeros than to see integers as records
+            # numpy fills records with zeros slowly, and so it makes a view of them
             self._integers = np.zeros(len(self._written) * _INTEGERS, np.int64)
-            self._table = table = self._integers.view(op.OPERATION)
+            self._table = table = np.frombuffer(self._integers, op.OPERATION)
             moving: dict[Region, dict[int, list[int]]] = {}
             for number, written in enumerate(self._written):
                 record, start = table[number], number * _INTEGERS
-                record["kind"], record["units"] = written.kind, written.units
-                record["each"], record["pieces"] = written.each, written.pieces
+                record["kind"], record["cut"] = written.kind, written.cut
                 for section in written.sections:
                     for region, offset, slot in op.write(record, section):
                         slots = moving.setdefault(region, {}).setdefault(offset, [])
@@ -239,7 +236,7 @@ class Program:
         wanted = 1 if self.threads == 1 else max(1, min(4 * self.threads, int(400 * worth)))
         each = max(1, -(-units // (wanted * multiple)) * multiple)
         assert self._table is None
-        self._written.append(_Written(kind, units, each, -(-units // each), sections))
+        self._written.append(_Written(kind, (units, each, -(-units // each)), sections))
         self.labels.append(label)
         self.worth += worth
 

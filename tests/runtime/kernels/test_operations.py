@@ -79,11 +79,11 @@ def test_machine_code_reads_the_fields_that_python_wrote() -> None:
     def read(at: int) -> tuple[int, int, bool, int, float, bool]:  # type: ignore[misc]
         record = numba.carray(operations_at(at), 2)[1]
         linear, attention = record.linear, record.attention
-        return (record.pieces, linear.residual.at, linear.residual.given, linear.out, attention.margin,
+        return (record.cut.pieces, linear.residual.at, linear.residual.given, linear.out, attention.margin,
                 linear.shortcut.given)  # fmt: skip
 
     table = np.zeros(2, op.OPERATION)
-    table["pieces"][1] = 11
+    table["cut"]["pieces"][1] = 11
     op.write(table[1], LINEAR._replace(residual=Address(12)))
     table["attention"]["margin"][1] = 0.25
     assert read(table.ctypes.data) == (11, 12, True, 10, 0.25, False)

@@ -118,11 +118,9 @@ def test_pieces_cover_everything_once(units: int, number: int, rows: int) -> Non
     program = Program(number)
     somewhere = Address(8)
     program.sign(op.Input(somewhere, rows, rows, somewhere, 1, somewhere), units, "sign")
-    [record] = program.table()
-    assert record["kind"] == op.Kind.SIGN
-    pieces = [
-        (p * record["each"], min((p + 1) * record["each"], units)) for p in range(record["pieces"])
-    ]
+    [kind], [cut] = program.table()["kind"], program.table()["cut"]
+    assert kind == op.Kind.SIGN
+    pieces = [(p * cut["each"], min((p + 1) * cut["each"], units)) for p in range(cut["pieces"])]
     assert [i for first, last in pieces for i in range(first, last)] == list(range(units))
     assert len(pieces) <= 4 * number
     assert all(first < last for first, last in pieces)

@@ -61,7 +61,7 @@ def test_helpers_take_pieces() -> None:
         out[:] = 0
         assert threads.run(table, state, 0) == len(table)
         np.testing.assert_array_equal(out, wanted)
-        assert (state["done"].sum(axis=1) == table["pieces"]).all()
+        assert (state["done"].sum(axis=1) == table["cut"]["pieces"]).all()
         # who finds a share taken has counted one more: both threads have asked for pieces of a share
         helped = helped or bool((state["taken"] == state["done"] + 2).any())
     assert helped
@@ -77,7 +77,7 @@ def test_one_thread_takes_all_shares(own: int) -> None:
     assert machine_code("work")(mail, 10) == 1
     assert mail["status"] == Status.ASLEEP
     np.testing.assert_array_equal(out, kernels.sign_pack(x, backend="numpy"))
-    assert state["done"].sum() == table["pieces"][0] > 3
+    assert state["done"].sum() == table["cut"]["pieces"][0] > 3
 
 
 def test_a_helper_sleeps_and_wakes() -> None:
@@ -136,7 +136,7 @@ def test_an_interruption_lets_no_memory_go_before_helpers_are_done(
     monkeypatch.setattr(threads._team, "post", interrupted)
     with pytest.raises(KeyboardInterrupt):
         threads.run(table, state, 0)
-    assert (state["done"].sum(axis=1) == table["pieces"]).all()
+    assert (state["done"].sum(axis=1) == table["cut"]["pieces"]).all()
     np.testing.assert_array_equal(out, kernels.sign_pack(x, backend="numpy"))
     assert threads._team.lock.acquire(blocking=False)
     threads._team.lock.release()
