@@ -70,6 +70,7 @@ def test_who_was_killed_is_gone_before_its_parent_asks() -> None:
     assert is_gone(HOST, process.pid, began)
 
 
+@pytest.mark.processes
 def test_processor_time_counts_descendants_and_nothing_that_sleeps() -> None:
     code = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'while True: pass'])"
     busy, idle = Child([sys.executable, "-c", code]), Child(SLEEPER)
@@ -87,6 +88,7 @@ def test_processor_time_counts_descendants_and_nothing_that_sleeps() -> None:
 # Children ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.processes
 def test_a_child_gets_its_words_and_its_end_is_told(tmp_path: Path) -> None:
     code = "import os, sys; print(os.getcwd(), sys.stdin.read(), os.environ['X']); sys.exit(3)"
     with (tmp_path / "log").open("wb") as log:
@@ -104,6 +106,7 @@ def test_a_child_gets_its_words_and_its_end_is_told(tmp_path: Path) -> None:
     child.kill()  # of one that has ended: nothing happens
 
 
+@pytest.mark.processes
 def test_a_child_finds_this_package_and_takes_signals_as_any_program(tmp_path: Path) -> None:
     code = (
         "import signal, sys; del sys.path[0]; import bvit_analysis\n"
@@ -144,6 +147,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.processes
 def test_a_family_is_killed_whole_across_sessions_and_orphans(tmp_path: Path) -> None:
     """A child in a session of its own, its child in another one, and one whose own parent is gone."""
     child = Child([sys.executable, "-c", FAMILY, str(tmp_path / "pids")])
@@ -166,6 +170,7 @@ if sys.argv[1] == 'kill':
 """
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("way", ["kill", "end"])
 def test_no_child_outlives_its_parent(way: str) -> None:
     parent = subprocess.Popen(
@@ -182,6 +187,7 @@ def test_no_child_outlives_its_parent(way: str) -> None:
     wait_for(lambda: not any(map(alive, children)))
 
 
+@pytest.mark.processes
 def test_a_child_whose_parent_is_gone_before_it_can_ask_does_not_begin(tmp_path: Path) -> None:
     command = bound(["touch", str(tmp_path / "begun")], os.getppid())
     found = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -269,6 +275,8 @@ def run_until(operation: int, path: Path, after: bool) -> int:
     return process.exitcode
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 @pytest.mark.parametrize("state", ["free", "stale"])
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
@@ -462,6 +470,7 @@ print('done')
 """
 
 
+@pytest.mark.processes
 def test_locks_that_many_find_stale_have_one_owner_at_a_time(tmp_path: Path) -> None:
     racers = [
         subprocess.Popen(

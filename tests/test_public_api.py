@@ -29,6 +29,7 @@ def test_every_public_name_is_there():
         bv.binarise  # noqa: B018 - the access is the test
 
 
+@pytest.mark.processes
 def test_import_loads_nothing_heavy():
     heavy = "{'torch', 'timm', 'pandas', 'matplotlib', 'seaborn', 'papermill'}"
     assert (
@@ -61,6 +62,7 @@ sys.exit(main([*arguments, *[part for s in settings for part in ("--set", s)]]))
     assert "finished" in python(code)
 
 
+@pytest.mark.processes
 def test_a_missing_plotting_package_names_what_to_install():
     code = """
 import sys

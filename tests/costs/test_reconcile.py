@@ -187,6 +187,7 @@ def test_other_networks_are_counted_among_the_tries(cost: ModelCost) -> None:
     assert "not claimed" in text
 
 
+@pytest.mark.slow
 def test_a_shift_of_bottleneck_form_reaches_17_7_as_it_is() -> None:
     model = timm.create_model("deit_small_patch16_224")
     binarize(model, other_shifts(get_recipe("baseline"))["bottleneck, r = 4"])

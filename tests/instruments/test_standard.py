@@ -159,6 +159,8 @@ def test_a_measure_of_somebody_else_reaches_the_record(tmp_path: Path) -> None:
             assert value == pytest.approx(float(sum(moves)), rel=1e-5)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 def test_it_reaches_run_table_ablation_atlas_plots_explorers_and_csv(runs: Path) -> None:
     listed = tables.load_runs([runs])
     table = tables.run_table(listed)
@@ -200,6 +202,7 @@ def test_it_reaches_run_table_ablation_atlas_plots_explorers_and_csv(runs: Path)
         tables.site_atlas(listed[0], "travl")
 
 
+@pytest.mark.slow
 def test_explorers_offer_it(runs: Path, tmp_path: Path) -> None:
     widgets = pytest.importorskip("bvit_analysis.widgets")
     record(tmp_path / "plain", info=named("plain"))
@@ -214,6 +217,7 @@ def test_explorers_offer_it(runs: Path, tmp_path: Path) -> None:
     assert '"travel"' in comparer.to_csv()
 
 
+@pytest.mark.slow
 def test_runs_without_it_have_nothing_in_its_column_and_that_is_said(
     runs: Path, tmp_path: Path
 ) -> None:
@@ -227,6 +231,7 @@ def test_runs_without_it_have_nothing_in_its_column_and_that_is_said(
     assert "travel" not in tables.run_table(listed[-1:]).columns
 
 
+@pytest.mark.slow
 def test_two_meanings_of_one_name_are_said(runs: Path, tmp_path: Path) -> None:
     class Other(Instrument):
         measures = (Measure(name="travel", kind="weight", words="miles", unit="miles"),)
@@ -253,6 +258,7 @@ def test_the_standard_panel_records_what_it_did_with_and_without_another(tmp_pat
     pd.testing.assert_frame_equal(one.trajectories, other.trajectories, check_exact=True)
 
 
+@pytest.mark.slow
 def test_a_resumed_instrument_of_somebody_else_goes_on_exactly(tmp_path: Path) -> None:
     def finish(path: Path, stop_at: int | None) -> None:
         model = model_of()

@@ -117,6 +117,7 @@ def test_weight_measures_hold_their_ranges_symmetry_and_scale(w: np.ndarray, sca
     assert (((row_means - 1).abs() < 1e-9) | (row_means == 0)).all()
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(SIGNS, st.integers(1, 12))
 def test_flip_measures_hold_their_ranges_and_symmetry(signs: np.ndarray, k: int) -> None:

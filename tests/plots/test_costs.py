@@ -98,6 +98,7 @@ def test_empty_and_hostile_tables(runs: list[Run]) -> None:
     )  # a float run has no ledger
 
 
+@pytest.mark.slow
 def test_reconciliation_counts_every_combination_once() -> None:
     table = pd.DataFrame(
         {

@@ -105,6 +105,7 @@ def test_import_loads_neither_pyplot_nor_seaborn_nor_torch() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
 
 
+@pytest.mark.processes
 def test_a_missing_matplotlib_names_the_line_that_installs_it() -> None:
     code = (
         "import sys; sys.modules['matplotlib'] = None\n"

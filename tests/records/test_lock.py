@@ -220,6 +220,8 @@ def write_all(path: Path) -> None:
         put_scalars(writer, 11, 21)
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_kill_at_any_file_operation_of_a_whole_run_is_made_good(tmp_path: Path) -> None:
     """From the making of the folder to the lock's end; the next start finishes and leaves nothing."""
@@ -244,6 +246,8 @@ def test_a_kill_at_any_file_operation_of_a_whole_run_is_made_good(tmp_path: Path
     assert kills > 30
 
 
+@pytest.mark.processes
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_a_run_called_finished_has_every_row(tmp_path: Path) -> None:
     """Killed at any file operation, a run that says finished is complete."""
@@ -269,6 +273,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.processes
 def test_the_lock_of_a_killed_process_is_taken_over_before_anyone_asked_for_it(
     tmp_path: Path,
 ) -> None:

@@ -341,6 +341,7 @@ def write_program(path: Path, body: str) -> None:
     path.chmod(0o755)
 
 
+@pytest.mark.processes
 def test_a_pdf_is_printed_from_one_document_without_a_way_out(
     tmp_path: Path, program: Path
 ) -> None:
@@ -391,6 +392,7 @@ def test_the_command_line_prints_where_it_wrote(
     assert "apt-get install chromium" in capsys.readouterr().err
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -410,6 +412,7 @@ def test_a_browser_that_fails_is_one_line_and_the_pages_are_there(
     assert "report.pdf" not in index
 
 
+@pytest.mark.processes
 def test_a_browser_that_hangs_is_ended_with_its_children(tmp_path: Path, program: Path) -> None:
     write_program(
         program,

@@ -142,6 +142,7 @@ def test_a_recipe_whose_term_alone_is_own_needs_nothing_again(tmp_path: Path) ->
         assert torch.equal(load_packed(path)(images()), model(images()))
 
 
+@pytest.mark.slow
 def test_a_class_of_a_script_is_not_packed(tmp_path: Path) -> None:
     class Local(ClampedMeanShift):
         pass
@@ -153,6 +154,7 @@ def test_a_class_of_a_script_is_not_packed(tmp_path: Path) -> None:
     assert parity_certificate(small(recipe), load_runtime(small(recipe)), images(2)).passed
 
 
+@pytest.mark.processes
 def test_reading_a_file_or_a_run_imports_nothing_that_it_names(tmp_path: Path) -> None:
     path = tmp_path / "own.bvit"
     save_packed(small(OWN), path, meta={"recipe": OWN, "model": SMALL.name})
@@ -174,6 +176,7 @@ print({HERE!r} in sys.modules)
     assert third == "False"
 
 
+@pytest.mark.slow
 def test_a_run_is_packed_and_certified_with_its_recipe_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

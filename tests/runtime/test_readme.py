@@ -9,6 +9,8 @@ import sys
 from importlib import resources
 from pathlib import Path
 
+import pytest
+
 import bvit_analysis.runtime
 from bvit_analysis.runtime import PackedModel, load_runtime, model
 from bvit_analysis.runtime.kernels import operations as op
@@ -52,6 +54,7 @@ def test_kinds_and_fields_of_the_picture_are_those_of_the_records() -> None:
         assert len(names) > 3
 
 
+@pytest.mark.processes
 def test_the_face_gives_the_model_and_kernels_need_no_torch() -> None:
     assert load_runtime is model.load_runtime
     assert PackedModel is model.PackedModel

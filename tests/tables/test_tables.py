@@ -442,6 +442,7 @@ def test_own_runs_come_before_shipped_ones_and_a_lone_teacher_hides_none(
     assert found() == ["teacher-own", "seen"]
 
 
+@pytest.mark.slow
 def test_sentences_about_what_is_left_out(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,6 +57,7 @@ def test_a_run_names_what_it_was_made_with(whole: Path) -> None:
     assert "model.blocks.0.attn.q_sign.shift.share" in names
 
 
+@pytest.mark.slow
 def test_a_killed_run_resumes_to_the_bit(
     whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -136,6 +137,7 @@ def test_names_in_a_grid() -> None:
         grid(tiny(), [dataclasses.replace(OWN, name="../x")], [0])
 
 
+@pytest.mark.processes
 def test_a_sweep_gives_own_recipes_to_its_processes(whole: Path, tmp_path: Path) -> None:
     folders = ablate(tiny(), tmp_path, recipes=["baseline", OWN], seeds=[0], progress=False)
     assert [folder.name.split("-")[0] for folder in folders] == ["teacher", "baseline", "own"]

@@ -39,6 +39,7 @@ print(took, hits)
 """
 
 
+@pytest.mark.processes
 @compiled
 def test_second_process_finds_compiled_kernels(tmp_path: Path) -> None:
     first, no_hits = in_process(PACKAGE.parent, SCRIPT, NUMBA_CACHE_DIR=str(tmp_path)).split()
@@ -96,6 +97,7 @@ print(jit.LANES)
     assert out.endswith("4")
 
 
+@pytest.mark.processes
 def test_plain_form_needs_no_numba() -> None:
     script = (
         SCRIPT.split("from bvit_analysis.runtime.kernels.compilation")[0]

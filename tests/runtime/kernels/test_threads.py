@@ -246,6 +246,7 @@ def test_kernels_release_the_gil() -> None:
     assert ticks > 20
 
 
+@pytest.mark.processes
 @compiled
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_a_forked_child_has_threads_of_its_own() -> None:
