@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 
 from bvit_analysis.cli.command import Commands, command
-from bvit_analysis.cli.training import recipe_help
-from bvit_analysis.config import ModelConfig, Recipe
-from bvit_analysis.config.recipes import chosen_recipe
+from bvit_analysis.cli.training import asked_recipe, recipe_help
+from bvit_analysis.config import FLOAT, ModelConfig, Recipe
 
 
 def add_commands(commands: Commands) -> None:
@@ -52,8 +51,8 @@ def run(options: argparse.Namespace) -> int:
         ConfigError: If the model, the recipe, the image size or a ratio is wrong.
         UnsupportedModelError: If the model is of another architecture.
     """
-    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
-    label = recipe.name if recipe else "float"
+    recipe = asked_recipe(options.recipe)
+    label = recipe.name if recipe else FLOAT
     from bvit_analysis import costs  # torch and timm take seconds; checks come first
     from bvit_analysis.convert import binarize, build_model
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from bvit_analysis.cli.command import Commands, command
 from bvit_analysis.config import (
+    FLOAT,
     RECIPES,
     Recipe,
     RunConfig,
@@ -51,7 +52,16 @@ def add_commands(commands: Commands) -> None:
 
 def recipe_help(default: str) -> str:
     """Return what --recipe takes, as help text."""
-    return f"one of {', '.join(RECIPES)}, 'float', or a recipe file of your own, .toml or .json (default: {default})"
+    return f"one of {', '.join(RECIPES)}, {FLOAT!r}, or a recipe file of your own, .toml or .json (default: {default})"
+
+
+def asked_recipe(text: str) -> Recipe | None:
+    """Return the recipe that --recipe asks for, None for a float model.
+
+    Raises:
+        ConfigError: If there is no such preset, or the file is wrong.
+    """
+    return None if text == FLOAT else chosen_recipe(text)
 
 
 def setting_argument(parser: argparse.ArgumentParser) -> None:
@@ -116,7 +126,7 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
 
 def chosen_config(options: argparse.Namespace) -> RunConfig:
     """Return the configuration that --scale, --recipe, --data, --seed and --set ask for, where a command has them."""
-    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
+    recipe = asked_recipe(options.recipe)
     return _config(options, recipe, getattr(options, "seed", 0))
 
 
@@ -131,8 +141,8 @@ def _config(options: argparse.Namespace, recipe: Recipe | None, seed: int) -> Ru
 
 
 def _train(options: argparse.Namespace) -> int:
-    recipe = None if options.recipe == "float" else chosen_recipe(options.recipe)
-    name = options.run_id or f"{recipe.name if recipe else 'float'}-seed{options.seed}"
+    recipe = asked_recipe(options.recipe)
+    name = options.run_id or f"{recipe.name if recipe else FLOAT}-seed{options.seed}"
     check_name(name)
     config = _config(options, recipe, options.seed)
     from bvit_analysis.instruments import with_own  # torch and timm take seconds; checks come first

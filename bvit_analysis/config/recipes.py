@@ -69,11 +69,6 @@ def resolve_recipe(recipe: Recipe, *folders: str | Path) -> Recipe:
     return dataclasses.replace(recipe, **found)
 
 
-def holds_own(recipe: Recipe) -> bool:
-    """Return whether a recipe holds or names a class or object of the researcher's."""
-    return bool(_own(recipe))
-
-
 def given(recipe: Recipe, field: str) -> Any:
     """Return what a field of a recipe holds: a preset's name, a class or an object.
 

@@ -259,12 +259,6 @@ class Listener(ABC):
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
-    @property
-    @final
-    def listening(self) -> bool:
-        """Whether its taps are in the model."""
-        return bool(self._handles)
-
     @final
     def listen(self) -> None:
         """Put the taps into the model; the next step's forward passes are heard."""

@@ -94,11 +94,6 @@ class BinaryLinear(nn.Module):
             scale = scale * self.log_input_scale.exp()
         return scale
 
-    def fix_weight(self, signs: Tensor, scale: Tensor) -> None:
-        """Take signs (O, I) in {-1, +1} as the weight, and scales (O,) in weight units in place of mean|w|."""
-        self.weight = nn.Parameter(signs, requires_grad=self.weight.requires_grad)
-        self.fixed_scale = scale
-
     def forward(self, x: Tensor) -> Tensor:
         y = self._product(x)
         if not isinstance(self.activation, RPReLU):

@@ -31,10 +31,10 @@ from bvit_analysis.files import (
     write_fault,
     write_synced,
 )
+from bvit_analysis.records.format import CHECKPOINTS
 
 SCHEMA_VERSION = 1
 "Of state.json and manifest.json; any other is refused."
-FOLDER = "checkpoints"
 TENSORS, STATE, MANIFEST = "state.safetensors", "state.json", "manifest.json"
 MODEL, OPTIMIZER, REGULARIZER, WATCH = "model", "optimizer", "regularizer", "watch"
 "Whose a tensor of a training is: what its name begins with, before a dot."
@@ -96,7 +96,7 @@ def save_checkpoint(
     owned = _owned(tensors)
     text = _state_text(step, state)
     need = sum(_size(tensor) for tensor in owned.values()) + len(text) + _SLACK_BYTES
-    folder = Path(run_dir) / FOLDER
+    folder = Path(run_dir) / CHECKPOINTS
     final = folder / f"{_CKPT}{step:08d}"
     hidden = folder / f"{final.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -129,7 +129,7 @@ def load_checkpoint(run_dir: str | Path, *, step: int | None = None) -> Checkpoi
         CheckpointError: If there are checkpoints and none can be trusted, or the newest was written
             by another schema version; nothing is changed or removed.
     """
-    folder = Path(run_dir) / FOLDER
+    folder = Path(run_dir) / CHECKPOINTS
     found = [path for path in _complete(folder) if step is None or _step_of(path) == step]
     reasons = []
     for path in found:
@@ -282,7 +282,7 @@ def _delete(path: Path) -> None:
 
 def half_checkpoints(run_dir: str | Path) -> list[Path]:
     """Return what a killed process left of checkpoints that it was writing, replacing or removing."""
-    folder = Path(run_dir) / FOLDER
+    folder = Path(run_dir) / CHECKPOINTS
     if folder.is_symlink() or not folder.is_dir():
         return []
     names = {path.name for path in folder.iterdir()}

@@ -15,6 +15,12 @@ from bvit_analysis.records.columns import COLUMNS
 SCHEMA_VERSION = 1
 "Of every file in a run folder; a reader refuses any other."
 
+CHECKPOINTS, LOCK = "checkpoints", "lock"
+"Names in a run folder of what is for its writer alone."
+
+SUPERSEDED = "superseded-"
+"What the name of a folder of rows begins with that a later attempt has set aside."
+
 
 def _schema(**fields: pa.DataType) -> pa.Schema:
     return pa.schema([pa.field(name, kind) for name, kind in fields.items()])

@@ -13,10 +13,10 @@ from typing import Any
 from bvit_analysis.errors import RunError
 from bvit_analysis.files import DamagedFile, read_json, write_fault
 from bvit_analysis.processes import Lock, LockHeldError, is_gone, read_owner
+from bvit_analysis.records.format import LOCK
 
 SILENT_AFTER_S = 600.0
 "A run without a sign of life for so many seconds is no longer called running."
-_LOCK = "lock"
 _LOCK_BYTES = 512
 
 
@@ -31,7 +31,7 @@ def take_lock(run_dir: Path) -> Lock:
         RunHeldError: If another process that may live owns the folder.
         RunError: If this very process owns it already, or the lock cannot be written.
     """
-    path = run_dir / _LOCK
+    path = run_dir / LOCK
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -56,7 +56,7 @@ def take_lock(run_dir: Path) -> Lock:
 
 def writer_of(run_dir: Path) -> Mapping[str, Any] | None:
     """Return the process that owns a folder (host, pid, pid_started, created), or None if none lives."""
-    owner = read_owner(run_dir / _LOCK)
+    owner = read_owner(run_dir / LOCK)
     return None if owner is None or _is_stale(run_dir, owner) else owner
 
 
@@ -65,14 +65,14 @@ def leftovers(run_dir: Path) -> list[Path]:
 
     Of a folder that somebody owns they may be somebody's; only the owner may remove them.
     """
-    patterns = (".*.tmp", "*/.*.tmp", _LOCK, f".{_LOCK}.stale-*")
+    patterns = (".*.tmp", "*/.*.tmp", LOCK, f".{LOCK}.stale-*")
     return [path for pattern in patterns for path in run_dir.glob(pattern)]
 
 
 def remove_leftovers(run_dir: Path) -> None:
     """Remove what a killed writer left in a folder; only the owner of its lock may."""
     for path in leftovers(run_dir):
-        if path.name != _LOCK:
+        if path.name != LOCK:
             with contextlib.suppress(IsADirectoryError):
                 path.unlink(missing_ok=True)
 

@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 
 from bvit_analysis.errors import ConfigError, RunError, unknown_name
 from bvit_analysis.files import DamagedFile, write_bytes_atomic
+from bvit_analysis.records.format import SUPERSEDED
 from bvit_analysis.records.parts import (
     PART_BYTES,
     Chunk,
@@ -27,7 +28,7 @@ from bvit_analysis.records.parts import (
 MERGE_PARTS = 256
 "So many small parts of a kind are merged into one, to keep a long run quick to open."
 
-_SUPERSEDED = re.compile(r"superseded-(\d+)")
+_SUPERSEDED = re.compile(rf"{SUPERSEDED}(\d+)")
 
 
 @final
@@ -53,7 +54,7 @@ class PartStore:
         for kind in self.schemas:
             folder = self._run_dir / kind
             folder.mkdir(exist_ok=True)
-            names = [*folder.glob("part-*"), *folder.glob("superseded-*/part-*")]
+            names = [*folder.glob("part-*"), *folder.glob(f"{SUPERSEDED}*/part-*")]
             self._next[kind] = 1 + max((part_number(path) for path in names), default=-1)
 
     def append(self, kind: str, columns: Mapping[str, Any]) -> int | None:
@@ -97,7 +98,9 @@ class PartStore:
         Args:
             step: The last one whose rows stay.
         """
-        found = [_SUPERSEDED.fullmatch(path.name) for path in self._run_dir.glob("*/superseded-*")]
+        found = [
+            _SUPERSEDED.fullmatch(path.name) for path in self._run_dir.glob(f"*/{SUPERSEDED}*")
+        ]
         attempt = 1 + max((int(match.group(1)) for match in found if match), default=0)
         for kind in self.schemas:
             for part in part_paths(self._run_dir, kind):
@@ -111,7 +114,7 @@ class PartStore:
                 # First the copy, then the move: a crash between them leaves rows twice, never less.
                 if len(kept):
                     self._write_part(kind, kept)
-                set_aside(part, self._run_dir / kind / f"superseded-{attempt}")
+                set_aside(part, self._run_dir / kind / f"{SUPERSEDED}{attempt}")
         return attempt
 
     def compact(self) -> None:

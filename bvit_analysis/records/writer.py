@@ -30,6 +30,7 @@ from bvit_analysis.records.format import (
     COUNT_ARRAYS,
     SCHEMA_VERSION,
     STATES,
+    SUPERSEDED,
     check_name,
     check_sites,
     counts_file,
@@ -170,7 +171,7 @@ class RunWriter:
         attempt = self._store.supersede(step)
         result = self.run_dir / "result.json"
         if result.exists():
-            set_aside(result, self.run_dir / "scalars" / f"superseded-{attempt}")
+            set_aside(result, self.run_dir / "scalars" / f"{SUPERSEDED}{attempt}")
 
     @property
     def step(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from bvit_analysis.errors import BvitError
 from bvit_analysis.records import SCHEMAS, RunWarning, load_run
 from bvit_analysis.suite.jobs import JobStatus
+from bvit_analysis.tables.selection import recipe_of
 
 TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
 TONES |= {"silent": "warn"}
@@ -65,15 +66,13 @@ def _run_row(folder: Path) -> tuple[RunRow, list[str]]:
     for kind in SCHEMAS:
         getattr(run, kind)  # damage inside a part shows only when it is read
     config = run.config or {}
-    recipe = config.get("recipe")
-    name = recipe.get("name", "custom") if isinstance(recipe, dict) else "float"
     result = run.result or {}
     accuracy = result.get("test_accuracy")
     if isinstance(accuracy, bool) or not isinstance(accuracy, int | float):
         accuracy = None
     row = RunRow(
         run_id=run.run_id,
-        recipe=str(name) if run.config is not None else "watched",
+        recipe=recipe_of(run),
         seed=str(config.get("seed", run.info.get("seed", ""))),
         state=run.state,
         tone=TONES.get(run.state, "bad"),

@@ -149,14 +149,16 @@ def library_hash(root: Path = Path(__file__).parents[1]) -> str:
 
 def _data_hash(run_dir: Path) -> str:
     """Hash what a notebook can read of a run; checkpoints, set-aside rows and heartbeats are left out."""
+    from bvit_analysis.records.format import CHECKPOINTS, LOCK, SUPERSEDED  # a child needs none
+
     digest = hashlib.sha256()
     for place, folders, files in os.walk(run_dir):
         folders[:] = sorted(
-            name for name in folders if name != "checkpoints" and not name.startswith("superseded")
+            name for name in folders if name != CHECKPOINTS and not name.startswith(SUPERSEDED)
         )
         for name in sorted(files):
             path = Path(place) / name
-            if name.startswith(".") or name == "lock" or path.is_symlink() or not path.is_file():
+            if name.startswith(".") or name == LOCK or path.is_symlink() or not path.is_file():
                 continue
             digest.update(f"\0{path.relative_to(run_dir)}\0".encode(errors="surrogateescape"))
             if name == "status.json":

@@ -22,6 +22,8 @@ NEAR = ("runs", "../runs")
 SHIPPED = ("data/runs", "../data/runs")
 "Where it looks where nobody has trained yet: the runs that come with the repository."
 
+_MOST_FOLDERS = 3  # named in a sentence
+
 
 def as_runs(data: Runs) -> list[Run]:
     """Return one run or several as a list."""
@@ -157,9 +159,10 @@ def describe_runs(runs: Runs) -> str:
     return f"{' '.join(text.split())} Read from {_places(listed)}."
 
 
-def _places(runs: Sequence[Run], most: int = 3) -> str:
+def _places(runs: Sequence[Run]) -> str:
     folders = list(dict.fromkeys(run.path.parent for run in runs))
     # Quoted, because a folder may have any name, a new line included.
-    named = [repr(str(folder)) for folder in folders[:most]]
-    more = f" and {len(folders) - most} more folders" if len(folders) > most else ""
+    named = [repr(str(folder)) for folder in folders[:_MOST_FOLDERS]]
+    left = len(folders) - _MOST_FOLDERS
+    more = f" and {left} more folders" if left > 0 else ""
     return ", ".join(named) + more

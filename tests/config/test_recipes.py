@@ -20,7 +20,7 @@ from bvit_analysis.config import (
     to_dict,
     with_overrides,
 )
-from bvit_analysis.config.recipes import chosen_recipe, given, given_again, holds_own
+from bvit_analysis.config.recipes import chosen_recipe, given, given_again
 from bvit_analysis.errors import ConfigError
 from tests.support.own_parts import Clamped, ClampedMeanShift, SteadyTerm, UniformRule
 
@@ -62,8 +62,6 @@ def test_own_parts_are_imported(tmp_path: Path) -> None:
     assert recipe.shift is ClampedMeanShift
     assert recipe.attention == UniformRule()
     assert recipe.regularization == SteadyTerm(memory=0.5)
-    assert holds_own(recipe)
-    assert not holds_own(RECIPES["binaryvit"])
     again = resolve_recipe(Recipe(**to_dict(recipe)))
     assert again == recipe
 

@@ -31,7 +31,7 @@ from bvit_analysis.instruments import (
 )
 from bvit_analysis.records import MEASURES, SITE_METRICS, RunWriter, load_run
 from bvit_analysis.sites import describe_sites, find_sites
-from bvit_analysis.tables.evidence import csv_text
+from bvit_analysis.tables import csv_text
 from bvit_analysis.watch import Watch
 
 CONFIG = WatchConfig(flips_every=2, distribution_every=3, activation_every=3, trajectory_weights=2)

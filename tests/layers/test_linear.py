@@ -135,7 +135,8 @@ def test_signs_with_their_scale_give_the_same_output_to_the_bit(centred):
         made.weight[4] = -made.weight[3]
         x = inputs_of(made)
         before, scale = made(x), made.weight_scale().squeeze(1)
-        made.fix_weight(sign(made.latent()), scale)
+        made.weight = nn.Parameter(sign(made.latent()))
+        made.fixed_scale = scale
         assert torch.equal(made(x), before)
         assert set(made.weight.unique().tolist()) == {-1.0, 1.0}
     assert made.weight.requires_grad
@@ -144,7 +145,8 @@ def test_signs_with_their_scale_give_the_same_output_to_the_bit(centred):
 def test_a_fixed_scale_is_in_the_state_dict_and_no_other_is():
     made = layer()
     assert "fixed_scale" not in made.state_dict()
-    made.fix_weight(sign(made.latent().detach()), torch.full((24,), 0.3))
+    made.weight = nn.Parameter(sign(made.latent().detach()))
+    made.fixed_scale = torch.full((24,), 0.3)
     state = made.state_dict()
     assert state["fixed_scale"].tolist() == pytest.approx([0.3] * 24)
     other = layer().eval()

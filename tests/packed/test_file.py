@@ -157,7 +157,8 @@ def test_float16_equals_the_model_after_rounding(tmp_path):
         for module in rounded.modules():
             if isinstance(module, BinaryLinear):
                 signs = torch.where(module.latent() >= 0, 1.0, -1.0)
-                module.fix_weight(signs, module.weight_scale().squeeze(1).half().float())
+                scale = module.weight_scale().squeeze(1).half().float()
+                module.weight, module.fixed_scale = nn.Parameter(signs), scale
         for parameter in rounded.parameters():
             parameter.copy_(parameter.half().float())  # signs stay what they are
         loaded = load_packed(path)

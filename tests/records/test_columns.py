@@ -176,7 +176,7 @@ from bvit_analysis import tables
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.convert import binarize, calibrate
 from bvit_analysis.records import load_run
-from bvit_analysis.tables.evidence import csv_text
+from bvit_analysis.tables import csv_text
 from bvit_analysis.watch import Watch
 
 root = Path(sys.argv[1])
