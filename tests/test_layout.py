@@ -16,7 +16,7 @@ FILES = sorted(path.relative_to(TESTS) for path in TESTS.rglob("test_*.py"))
 FOLDERS = {
     "benchmarks": "mirrors benchmarks/ of the repository",
     "browser": "needs a browser, and looks at the lab and the report as a whole",
-    "outside": "a small foreign package, which may know nothing but public names",
+    "outside": "a small foreign package, which knows public names alone, and docs/extending.md",
     "shipped": "the notebooks, runs and packed model that come with the repository",
     "support": "the harness",
 }
@@ -27,7 +27,6 @@ ALONE = {
     "runtime/test_readme.py": "bvit_analysis/runtime/README.md",
     "test_architecture.py": "docs/architecture.md against the tree",
     "test_docs_site.py": "scripts/docs_site.py, which makes the API pages",
-    "test_extending.py": "docs/extending.md",
     "test_import_contract.py": "the contract in pyproject.toml",
     "test_layout.py": "this",
     "test_public_api.py": "bvit_analysis/__init__.py and the README",
