@@ -161,6 +161,8 @@ def strip(path: Path) -> None:
     """Do to a notebook what the commit hooks do."""
     config: dict[str, Any] = yaml.safe_load((lab.ROOT / ".pre-commit-config.yaml").read_text())
     for hook in config["repos"][0]["hooks"]:
+        if "jupyter" not in {*hook.get("types", ()), *hook.get("types_or", ())}:
+            continue
         program, *arguments = shlex.split(hook["entry"])
         program = str(Path(sys.executable).parent / Path(program).name)
         subprocess.run([program, *arguments, str(path)], cwd=lab.ROOT, check=True)
