@@ -56,7 +56,7 @@ def test_a_file_of_tests_mirrors_the_package_or_says_why_not(path: Path) -> None
 def test_the_lists_name_what_is_there() -> None:
     for name in ALONE:
         assert (TESTS / name).is_file(), name
-    for name in FOLDERS.keys() - {"outside"}:
+    for name in FOLDERS:
         assert (TESTS / name).is_dir(), name
         assert not (PACKAGE / name).exists(), name
 
