@@ -25,6 +25,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(tiny(), tmp_path_factory.mktemp("whole") / "run", progress=False)
 
 
+@pytest.mark.slow
 def test_an_equal_run_is_equal_and_a_changed_figure_row_or_weight_is_not(
     whole: Path, tmp_path: Path
 ) -> None:
@@ -51,6 +52,7 @@ def test_an_equal_run_is_equal_and_a_changed_figure_row_or_weight_is_not(
         assert expected.get(change, "") in "\n".join(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     ["lock", ".lock.1-ab.tmp", "scalars/.part-000000.parquet.1-ab.tmp", "counts/x", "lock.old"]

@@ -172,6 +172,7 @@ def test_costs_prints_the_known_ratio(capsys):
     assert "element-wise" in out
 
 
+@pytest.mark.slow
 def test_train_prints_the_result(capsys, tmp_path):
     arguments = ["train", "--scale", "smoke", "--recipe", "float", "--out", tmp_path, "--quiet"]
     arguments += ["--set", "training.steps=2", "--set", "training.batch_size=8"]

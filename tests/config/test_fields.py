@@ -35,6 +35,7 @@ def test_every_field_has_a_sentence() -> None:
         assert re.search(r"\w.*\.$", field.sentence), field.field
 
 
+@pytest.mark.slow
 def test_sentences_are_those_under_the_fields() -> None:
     """The second witness reads lines instead of a syntax tree."""
     lines = Path(schema.__file__).read_text(encoding="utf-8").splitlines()

@@ -63,6 +63,7 @@ def row(table: pd.DataFrame, **settings: str) -> pd.Series:
     return table.iloc[0]
 
 
+@pytest.mark.slow
 def test_every_combination_is_tried_once() -> None:
     assert len(combinations("size")) == 2 * 3 * 3 * 2 * 2 * 2 * 3
     assert len(combinations("operations")) == 2 * 3 * 3 * 5 * 4
@@ -94,6 +95,7 @@ def test_condensed_sums_are_those_of_the_whole_table(cost: ModelCost) -> None:
             assert table.loc[convention.name, "float_twin"] == convention.reference(cost.twin)
 
 
+@pytest.mark.slow
 def test_16_18_is_among_them(sizes: pd.DataFrame) -> None:
     found = row(sizes, biases="out", embeddings="out", added="none")
     assert found["value"] == 21_233_664 / 8 + 4 * (295_296 + 385_000 + 19_200)

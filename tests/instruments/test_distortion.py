@@ -91,6 +91,7 @@ def others(student: nn.Module):
     return {i: site for i, site in enumerate(find_sites(student)) if site.kind != "weight"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", ["student", "teacher"])
 @pytest.mark.parametrize("qk_norm", [False, True])
 def test_agreement_equals_a_forward_pass_by_hand(first: str, qk_norm: bool) -> None:

@@ -274,6 +274,7 @@ def test_what_a_runtime_holds_is_what_was_read(recipe, tmp_path, monkeypatch):
         assert torch.equal(runtime(images()), model(images()))
 
 
+@pytest.mark.slow
 def test_a_runtime_shares_nothing_with_the_model_it_was_made_from(packed):
     for model in (small(), load_packed(packed), load_packed_without_scales(packed.parent)):
         theirs = {value.data_ptr() for value in model.state_dict().values()}

@@ -22,6 +22,7 @@ def table(runs: list[Run]) -> pd.DataFrame:
     return pd.concat([table, third], ignore_index=True)
 
 
+@pytest.mark.slow
 def test_panels_show_seeds_means_and_intervals(table: pd.DataFrame) -> None:
     fig = plots.plot_ablation(table)
     assert len(fig.axes) == 4
@@ -42,6 +43,7 @@ def test_no_interval_below_three_seeds(runs: list[Run]) -> None:
     assert not any(one.get_linewidth() == 1.8 for ax in fig.axes for one in ax.get_lines())
 
 
+@pytest.mark.slow
 def test_differences_are_paired(table: pd.DataFrame) -> None:
     ax = plots.plot_differences(table, "late_flip_rate")
     wide = table[table["recipe"] != "float"].pivot(

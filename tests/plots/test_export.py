@@ -226,6 +226,7 @@ def test_a_spreadsheet_reads_no_formula() -> None:
     assert ",-1.0,2.0," in text
 
 
+@pytest.mark.slow
 def test_a_shown_figure_is_saved_where_the_variable_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

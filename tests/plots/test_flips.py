@@ -23,6 +23,7 @@ def legend(ax) -> list[str]:
     return [text.get_text() for text in ax.get_legend().get_texts()]
 
 
+@pytest.mark.slow
 def test_flip_rate_line_is_the_mean_over_seeds(runs: list[Run]) -> None:
     ax = plots.plot_flip_rate(runs)
     frame = tables.site_frame(runs, ["flip_rate"], kind="weight")
@@ -70,6 +71,7 @@ def test_atlas_cells_are_the_recorded_rates(runs: list[Run]) -> None:
     assert ax.get_ylim()[0] > ax.get_ylim()[1], "first block on top"
 
 
+@pytest.mark.slow
 def test_atlas_columns_are_limited_and_cover_all_steps(runs: list[Run]) -> None:
     ax = plots.plot_flip_atlas(runs[0], columns=5)
     assert ax.collections[0].get_array().shape == (8, 5)
@@ -228,6 +230,7 @@ def test_ranking_of_the_most_flipping_site(runs: list[Run]) -> None:
     assert site in ax.get_title(loc="left")
 
 
+@pytest.mark.slow
 def test_ranks_of_a_site_with_and_without_the_null(runs: list[Run]) -> None:
     ax = plots.plot_flip_ranks(runs[:2], site="blocks.0.mlp.fc2")
     assert legend(ax) == ["baseline, seed 0", "baseline, seed 1", "equally restless"]

@@ -12,6 +12,7 @@ from bvit_analysis.plots.bimodality import histogram_table
 from bvit_analysis.records import Run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "column", "null"),
     [

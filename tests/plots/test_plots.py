@@ -69,6 +69,7 @@ def test_every_plot_is_covered_here() -> None:
     assert names == {*MANY, *ONE, *LEDGERS, *BENCHMARKS, "plot_ablation", "plot_attention"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANY)
 def test_draws_runs_on_a_new_or_given_axes(name: str, runs: list[Run]) -> None:
     fresh = MANY[name](runs)
@@ -84,6 +85,7 @@ def test_draws_runs_on_a_new_or_given_axes(name: str, runs: list[Run]) -> None:
         assert style.to_png(ax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE)
 def test_draws_one_run_on_a_new_or_given_axes(name: str, runs: list[Run]) -> None:
     given = Figure(layout="constrained").subplots()
@@ -107,6 +109,7 @@ def test_says_so_where_there_is_nothing_to_draw(name: str, which: str, runs: lis
     assert ax.texts[0].get_text().replace("\n", " ") == style.alt_text(ax)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*MANY, *ONE])
 def test_strings_of_a_stranger_are_drawn_literally(name: str, hostile: Run) -> None:
     ax = (MANY | ONE)[name](hostile)

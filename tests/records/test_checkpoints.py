@@ -366,6 +366,7 @@ def _save_with_fault(
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize("kind", ["kill", "error"])
 @pytest.mark.parametrize("again", [False, True], ids=["next step", "same step"])

@@ -62,6 +62,7 @@ def layer_by_layer(model: PackedModel, batch: Tensor) -> Tensor:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("recipe", [*RECIPES, "static", "boolean"])
 def test_one_program_is_the_modules_one_by_one(recipe: str, number: int) -> None:
@@ -185,6 +186,7 @@ def test_times_of_parts_are_of_the_same_result() -> None:
     assert min(seconds.values()) > 0
 
 
+@pytest.mark.slow
 def test_many_threads_over_one_model() -> None:
     torch.set_num_threads(2)
     runtime = load_runtime(small(), backend="numba")

@@ -58,6 +58,7 @@ def assert_same(wanted: Tensor, got: Tensor) -> None:
     torch.testing.assert_close(got, wanted, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     "recipe", [*RECIPES.values(), *VARIANTS.values()], ids=[*RECIPES, *VARIANTS]

@@ -50,6 +50,7 @@ def test_a_watched_run_has_no_configuration(tmp_path: Path) -> None:
     assert tables.inventory([]).empty
 
 
+@pytest.mark.slow
 def test_configurations_side_by_side(tmp_path: Path) -> None:
     runs = [
         load_run(make_run(tmp_path / "a", recipe="baseline", steps=20)),

@@ -98,12 +98,14 @@ def test_sign_flip_p_equals_enumeration_and_scipy() -> None:
     assert chance.sign_flip_p(list(x)) == pytest.approx(scipy_p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7, 12, 17, 20])
 def test_sign_flip_p_is_exact_up_to_twenty_seeds(count: int) -> None:
     x = np.random.default_rng(count).normal(0.01, 0.03, count)
     assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(st.lists(st.integers(-9, 9), min_size=1, max_size=9))
 def test_sign_flip_p_counts_ties_that_rounding_has_parted(tenths: list[int]) -> None:
@@ -111,6 +113,7 @@ def test_sign_flip_p_counts_ties_that_rounding_has_parted(tenths: list[int]) -> 
     assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [21, 22, 24])
 def test_above_twenty_seeds_sign_patterns_are_drawn(count: int) -> None:
     x = np.random.default_rng(count).normal(0.012, 0.03, count)
@@ -241,6 +244,7 @@ def test_verdicts(differences: list[float], verdict: str) -> None:
     assert row["verdict"] == verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 21, 40])
 def test_a_clear_difference_stays_one_however_many_seeds_show_it(count: int) -> None:
     random = np.random.default_rng(3)
@@ -274,6 +278,7 @@ def test_no_claim_where_the_paper_makes_none() -> None:
     assert flips["verdict"].tolist() == ["", "no claim", "no claim"]
 
 
+@pytest.mark.slow
 def test_teacher_is_shown_last_and_never_compared(runs: list[Run]) -> None:
     table = tables.ablation_table(runs)
     assert table["recipe"].tolist() == ["baseline", "binaryvit", "float"]
@@ -283,6 +288,7 @@ def test_teacher_is_shown_last_and_never_compared(runs: list[Run]) -> None:
     assert math.isnan(teacher["difference"])
 
 
+@pytest.mark.slow
 def test_teacher_row_comes_from_results_where_no_float_run_is_given(runs: list[Run]) -> None:
     table = tables.ablation_table(tables.binary_runs(runs))
     assert table["recipe"].tolist()[-1] == "float"

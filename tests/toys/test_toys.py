@@ -245,6 +245,7 @@ def test_no_setting_makes_the_network_explode() -> None:
         assert np.isfinite(run.latent).all()
 
 
+@pytest.mark.slow
 @given(st.integers(0, 255), st.integers(0, 255))
 def test_xnor_popcount_is_the_dot_product_of_signs(a: int, b: int) -> None:
     product = toys.xnor_popcount(a, b)

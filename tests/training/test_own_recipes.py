@@ -44,6 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(own(), tmp_path_factory.mktemp("whole") / "own-seed0", progress=False)
 
 
+@pytest.mark.slow
 def test_a_run_names_what_it_was_made_with(whole: Path) -> None:
     recipe = load_run(whole).config["recipe"]
     here = "tests.support.own_parts"
@@ -80,6 +81,7 @@ def test_a_killed_run_resumes_to_the_bit(
     assert differing(whole, tmp_path / "own-seed0") == []
 
 
+@pytest.mark.slow
 def test_the_terms_state_matters_for_a_resume(whole: Path) -> None:
     """The control of the test above: the state is not at its start."""
     mean = load_checkpoint(whole).tensors["regularizer.mean.blocks.0.attn.qkv"]
@@ -144,6 +146,7 @@ def test_a_sweep_gives_own_recipes_to_its_processes(whole: Path, tmp_path: Path)
     assert differing(whole, tmp_path / "own-seed0") == []
 
 
+@pytest.mark.slow
 def test_a_recipe_file_with_its_module_goes_through_the_command_line(tmp_path: Path) -> None:
     """In processes of their own, from another folder, and looked at when the module is gone."""
     (tmp_path / "shifts_w4.py").write_text(
@@ -197,6 +200,7 @@ def _twin(folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_costs_of_a_recipe_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tmp_path / "mine.toml"
     recipe.write_text('shift = "tests.support.own_parts:ClampedMeanShift"\n')

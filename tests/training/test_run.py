@@ -159,6 +159,7 @@ def test_sigterm_saves_and_the_next_start_goes_on(tmp_path):
     assert run.scalars["step"].max() == checkpoint.step
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_returned_at_once(finished):
     before = {path: path.stat().st_mtime_ns for path in finished.rglob("*") if path.is_file()}
     assert train(tiny(), finished, progress=False) == finished
@@ -167,6 +168,7 @@ def test_a_finished_run_is_returned_at_once(finished):
     }
 
 
+@pytest.mark.slow
 def test_what_a_kill_after_the_end_left_is_removed_by_the_next_start(finished, tmp_path):
     folder = tmp_path / "runs" / finished.name
     shutil.copytree(finished, folder)
@@ -210,6 +212,7 @@ def test_an_old_checkpoint_goes_only_where_its_successor_is_whole(finished, tmp_
         assert load_checkpoint(folder).path == old
 
 
+@pytest.mark.slow
 def test_a_second_training_of_the_same_run_is_refused(finished, tmp_path):
     folder = tmp_path / "runs" / "other"
     folder.parent.mkdir()

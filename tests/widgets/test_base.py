@@ -176,6 +176,7 @@ def test_frames_hold_every_combination_and_leave_the_explorer_as_it_was() -> Non
     assert np.abs(pixels(stored).astype(int) - pixels(drawn)).max() < 64
 
 
+@pytest.mark.slow
 def test_a_frame_does_not_depend_on_the_one_before() -> None:
     small = Small().set(kind="high", height=2)
     findings = small.frames()["findings"]

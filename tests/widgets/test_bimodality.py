@@ -47,6 +47,7 @@ def outlines(explorer: BimodalityExplorer) -> list[np.ndarray]:
     return [patch.get_data().values for patch in steps]
 
 
+@pytest.mark.slow
 def test_opens_on_baseline_and_grs_of_one_seed_at_the_end(explorer: BimodalityExplorer) -> None:
     values = {name: explorer.value(name) for name in explorer.controls}
     assert values == {"run": "baseline-s1", "beside": "grs-s1", "site": ALL, "step": 40}
@@ -60,6 +61,7 @@ def test_opens_on_baseline_and_grs_of_one_seed_at_the_end(explorer: BimodalityEx
         assert f"{name} has a bimodality coefficient of {mean:.2f}" in explorer.say()
 
 
+@pytest.mark.slow
 def test_step_and_site_choose_the_histogram(explorer: BimodalityExplorer) -> None:
     for site, step in ((ALL, 40), (ALL, 10), (SITE, 10), (SITE, 0)):
         explorer.set(site=site, step=step)
@@ -91,6 +93,7 @@ def test_the_slider_moves_no_axis(explorer: BimodalityExplorer) -> None:
     assert len(limits) == 1
 
 
+@pytest.mark.slow
 def test_a_ridge_a_site_and_the_chosen_one_stands_out(explorer: BimodalityExplorer) -> None:
     (ax,) = explorer.figure("ridges").axes
     sites = [label.get_text() for label in ax.get_yticklabels()]
@@ -142,6 +145,7 @@ def test_a_picture_does_not_depend_on_the_way_to_it(folder: Path) -> None:
         assert wanderer.picture(name) == fresh.picture(name), name
 
 
+@pytest.mark.slow
 def test_each_control_changes_a_picture(explorer: BimodalityExplorer) -> None:
     start = {name: explorer.value(name) for name in explorer.controls}
     for turned in ({"run": "asm-s0"}, {"beside": ALL}, {"site": SITE}, {"step": 10}):
@@ -194,6 +198,7 @@ def test_one_run_stands_alone(folder: Path) -> None:
     assert len(outlines(explorer)) == 1
 
 
+@pytest.mark.slow
 def test_runs_of_other_lengths_show_their_nearest_step(folder: Path, tmp_path: Path) -> None:
     make_run(tmp_path / "short", recipe="grs", seed=0, steps=20, blocks=1)
     explorer = BimodalityExplorer([folder / "baseline-s0", tmp_path / "short"])
@@ -206,6 +211,7 @@ def test_runs_of_other_lengths_show_their_nearest_step(folder: Path, tmp_path: P
     assert "grs" not in explorer.say()
 
 
+@pytest.mark.slow
 def test_statistics_that_disagree_are_warned_of(folder: Path) -> None:
     run = load_run(folder / "grs-s1")
     assert "Careful" not in BimodalityExplorer(run).say()

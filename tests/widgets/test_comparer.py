@@ -46,6 +46,7 @@ def coloured(lines: dict) -> set[str]:
     return {run for run, line in lines.items() if to_rgba(line.get_color()) != GREY}
 
 
+@pytest.mark.slow
 def test_opens_with_all_binary_runs_coloured_by_recipe(comparer: RunComparer) -> None:
     assert len(comparer.value("runs")) == 6
     lines = curves(comparer, "accuracy")
@@ -56,6 +57,7 @@ def test_opens_with_all_binary_runs_coloured_by_recipe(comparer: RunComparer) ->
     assert "Fewer than three seeds" in comparer.say()
 
 
+@pytest.mark.slow
 def test_curves_are_the_recorded_measures(comparer: RunComparer) -> None:
     comparer.set(smooth=1)
     run = comparer.names["asm-seed1"]
@@ -75,6 +77,7 @@ def test_curves_are_the_recorded_measures(comparer: RunComparer) -> None:
         )
 
 
+@pytest.mark.slow
 def test_the_slider_smooths_the_flips_only(comparer: RunComparer) -> None:
     comparer.set(smooth=1)
     raw = pd.Series(curves(comparer, "flips")["grs-seed0"].get_ydata())
@@ -89,6 +92,7 @@ def test_the_slider_smooths_the_flips_only(comparer: RunComparer) -> None:
     )
 
 
+@pytest.mark.slow
 def test_chosen_runs_stand_out_everywhere(comparer: RunComparer) -> None:
     chosen = ("baseline-seed0", "grs-seed0")
     images = {name: panel.image.value for name, panel in comparer.panels.items()}
@@ -114,6 +118,7 @@ def test_chosen_runs_stand_out_everywhere(comparer: RunComparer) -> None:
     assert comparer.listing.value.count("<tr>") == 3
 
 
+@pytest.mark.slow
 def test_evidence_and_colour_change_the_points(comparer: RunComparer) -> None:
     comparer.set(evidence="bimodality_coefficient")
     ax = comparer.figure("scatter").axes[0]
@@ -136,6 +141,7 @@ def test_evidence_and_colour_change_the_points(comparer: RunComparer) -> None:
     assert len({to_rgba(line.get_color()) for line in lines.values()}) == 6
 
 
+@pytest.mark.slow
 def test_csv_is_the_table_of_the_chosen_runs(comparer: RunComparer, tmp_path: Path) -> None:
     comparer.set(runs=("asm-seed1", "baseline-seed0"))
     rows = list(csv.DictReader(io.StringIO(comparer.to_csv())))
@@ -159,6 +165,7 @@ def test_csv_begins_no_cell_like_a_formula() -> None:
     assert tables.csv_text(table.iloc[:0]) == '"name","x"\n'
 
 
+@pytest.mark.slow
 def test_names_of_a_stranger_are_text(tmp_path: Path) -> None:
     path = make_run(tmp_path / "x", steps=20, blocks=1)
     info = json.loads((path / "run.json").read_text())
@@ -197,6 +204,7 @@ def test_any_number_of_runs(count: int, folder: Path, tmp_path: Path) -> None:
     assert len(comparer.frames(4)["findings"]) >= 1
 
 
+@pytest.mark.slow
 def test_runs_without_figures_are_shown_as_far_as_they_go(tmp_path: Path) -> None:
     running = make_run(tmp_path / "running", steps=10, blocks=1, state="running")
     for part in [*(running / "sites").glob("part-*"), *(running / "scalars").glob("part-*")]:

@@ -50,6 +50,7 @@ def curves(explorer: InformationExplorer) -> dict[str, np.ndarray]:
     return {str(line.get_label()): np.asarray(line.get_ydata(), float) for line in lines}
 
 
+@pytest.mark.slow
 def test_opens_on_baseline_and_asm_where_most_channels_are_constant(
     explorer: InformationExplorer,
 ) -> None:
@@ -64,6 +65,7 @@ def test_opens_on_baseline_and_asm_where_most_channels_are_constant(
     assert explorer.value("block") == 1, "the last block"
 
 
+@pytest.mark.slow
 def test_site_step_and_run_choose_the_channels(explorer: InformationExplorer) -> None:
     for site, step in ((SITE, 40), (SITE, 10), ("blocks.0.mlp.fc2.sign", 0)):
         explorer.set(site=site, step=step)
@@ -75,6 +77,7 @@ def test_site_step_and_run_choose_the_channels(explorer: InformationExplorer) ->
     assert list(curves(explorer)) == ["baseline, seed 0"]
 
 
+@pytest.mark.slow
 def test_near_constant_channels_are_marked_and_counted(explorer: InformationExplorer) -> None:
     explorer.set(site=SITE, beside=NONE)
     bits = np.array(entropies(explorer.runs["baseline-s1"], SITE, 40))
@@ -86,6 +89,7 @@ def test_near_constant_channels_are_marked_and_counted(explorer: InformationExpl
     assert f"{bits.mean():.2f} bits on average" in explorer.say()
 
 
+@pytest.mark.slow
 def test_image_block_and_token_choose_the_maps(explorer: InformationExplorer) -> None:
     examples = explorer.runs["baseline-s1"].attention
     assert examples is not None
@@ -127,6 +131,7 @@ def test_each_control_changes_a_picture(explorer: InformationExplorer) -> None:
         explorer.set(**start)
 
 
+@pytest.mark.slow
 def test_the_query_is_put_into_words(explorer: InformationExplorer) -> None:
     assert "the class token attends to" in explorer.say()
     explorer.set(token=6)
@@ -141,6 +146,7 @@ def test_the_query_is_put_into_words(explorer: InformationExplorer) -> None:
     assert held in explorer.say()
 
 
+@pytest.mark.slow
 def test_a_run_without_attention_keeps_its_channels(explorer: InformationExplorer) -> None:
     explorer.set(image=2, token=5)
     explorer.set(run="cut", beside=NONE, site="blocks.0.mlp.fc1.sign")
@@ -157,6 +163,7 @@ def test_a_run_without_attention_keeps_its_channels(explorer: InformationExplore
     assert explorer.figure("attention").axes[0].images
 
 
+@pytest.mark.slow
 def test_a_choice_outlives_a_change_of_run(explorer: InformationExplorer) -> None:
     explorer.set(image=2, block=0, token=5)
     explorer.set(run="asm-s1")
@@ -197,6 +204,7 @@ def test_frames_hold_every_setting_of_the_story(explorer: InformationExplorer) -
     assert shown == {"channels": sites, "attention": images * blocks}
 
 
+@pytest.mark.slow
 def test_strings_of_a_stranger_stay_text(tmp_path: Path) -> None:
     path = make_run(tmp_path / "x", steps=20)
     info = json.loads((path / "run.json").read_text())

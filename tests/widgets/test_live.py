@@ -88,6 +88,7 @@ class TestUpdate:
         assert watched.image.value != first
         assert list(drawn(folder)[0].lines[0].get_xdata()) == list(range(1, 41))
 
+    @pytest.mark.slow
     def test_tells_the_test_accuracy_of_a_finished_run(self, tmp_path: Path) -> None:
         path = make_run(tmp_path / "a", steps=20)
         watched = LiveRun(path)
@@ -153,6 +154,7 @@ class TestUpdate:
 
 
 class TestText:
+    @pytest.mark.slow
     def test_text_of_a_run_folder_is_escaped(self, tmp_path: Path) -> None:
         folder = tmp_path / "<script>{x} $a$"
         make_run(tmp_path / "a", steps=20, state="failed").rename(folder)
@@ -175,6 +177,7 @@ class TestText:
         (path / "status.json").write_text(json.dumps(status | {"error": "x" * 100_000}))
         assert len(LiveRun(path).words) <= 500
 
+    @pytest.mark.slow
     def test_the_bundle_has_a_picture_with_a_description(self, tmp_path: Path) -> None:
         watched = LiveRun(make_run(tmp_path / "a", steps=20))
         data, metadata = watched._repr_mimebundle_()
@@ -218,6 +221,7 @@ class TestText:
 
 
 class TestFollow:
+    @pytest.mark.slow
     def test_ends_at_once_when_the_run_is_over(self, tmp_path: Path) -> None:
         watched = LiveRun(make_run(tmp_path / "a", steps=20))
         assert watched.follow() == "finished"
@@ -279,11 +283,13 @@ class TestFollow:
         assert process.stderr is not None
         process.stderr.close()
 
+    @pytest.mark.slow
     def test_the_run_s_own_error_is_told(self, tmp_path: Path) -> None:
         watched = LiveRun(make_run(tmp_path / "a", steps=20, state="failed"))
         assert watched.follow(Fake(looks=2, code=1), every=0.01) == "failed"
         assert "loss is nan at step 60" in watched.words
 
+    @pytest.mark.slow
     def test_a_failed_run_that_is_taken_up_again_is_followed(self, tmp_path: Path) -> None:
         path = make_run(tmp_path / "a", steps=20, state="failed")
         said: list[str] = []
@@ -331,6 +337,7 @@ class TestFollow:
         assert time.monotonic() - began < 5
         assert "No run was begun" in watched.words
 
+    @pytest.mark.slow
     def test_the_stop_button_is_passed_on(self, tmp_path: Path) -> None:
         class Stopped(Fake):
             def poll(self) -> int | None:
@@ -351,6 +358,7 @@ class TestFollow:
         with pytest.raises(ConfigError, match="above 0"):
             LiveRun(tmp_path).follow(**wrong)
 
+    @pytest.mark.slow
     def test_shows_itself_once_and_leaves_the_last_picture(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

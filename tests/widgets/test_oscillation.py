@@ -46,6 +46,7 @@ def changed(explorer: OscillationExplorer, **values: object) -> set[str]:
     return {name for name, key in shown(explorer).items() if key != before[name]}
 
 
+@pytest.mark.slow
 def test_opens_with_a_baseline_its_grs_partner_and_a_telling_site(
     explorer: OscillationExplorer,
 ) -> None:
@@ -70,6 +71,7 @@ def test_opens_with_a_baseline_its_grs_partner_and_a_telling_site(
     assert f"flips {int(top['flips'])} times in steps 6 to 60" in words
 
 
+@pytest.mark.slow
 def test_the_two_atlases_are_the_recorded_rates(explorer: OscillationExplorer) -> None:
     for ax, name in zip(maps(explorer), ("baseline-seed0", "grs-seed0"), strict=True):
         run = explorer.runs[name]
@@ -86,6 +88,7 @@ def test_the_two_atlases_are_the_recorded_rates(explorer: OscillationExplorer) -
     assert limits[0] == limits[1], "one scale for both"
 
 
+@pytest.mark.slow
 def test_the_window_and_the_site_are_marked(explorer: OscillationExplorer) -> None:
     explorer.set(site=SITE, window=(20, 40))
     for ax in maps(explorer):
@@ -108,6 +111,7 @@ def test_each_control_changes_its_pictures_and_no_others(explorer: OscillationEx
     assert changed(explorer, run="baseline-seed1") == set(explorer.panels)
 
 
+@pytest.mark.slow
 def test_every_change_reaches_the_drawn_data(explorer: OscillationExplorer) -> None:
     images = {name: panel.image.value for name, panel in explorer.panels.items()}
     explorer.set(run="grs-seed1", beside=NONE, site=SITE, metric="mass_near_zero_010")
@@ -120,6 +124,7 @@ def test_every_change_reaches_the_drawn_data(explorer: OscillationExplorer) -> N
     np.testing.assert_allclose(cells, np.maximum(expected, ax.collections[0].norm.vmin), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ranking_is_that_of_the_records(explorer: OscillationExplorer) -> None:
     explorer.set(site=SITE, window=(15, 45))
     rows = explorer.runs["baseline-seed0"].trajectories
@@ -138,6 +143,7 @@ def test_ranking_is_that_of_the_records(explorer: OscillationExplorer) -> None:
         assert shown_as == f"{label}  flips: {counted[index]}"
 
 
+@pytest.mark.slow
 def test_whole_run_ranks_are_the_stored_counts(explorer: OscillationExplorer) -> None:
     explorer.set(site=SITE)
     (ax,) = explorer.figure("ranks").axes
@@ -148,6 +154,7 @@ def test_whole_run_ranks_are_the_stored_counts(explorer: OscillationExplorer) ->
         assert line.get_ydata().tolist() == [gross[rank - 1] for rank in ranks]
 
 
+@pytest.mark.slow
 def test_the_trajectory_is_the_recorded_one(explorer: OscillationExplorer) -> None:
     explorer.set(beside=NONE, site=SITE, window=(11, 50))
     index = explorer.value("weight")
@@ -166,6 +173,7 @@ def test_the_trajectory_is_the_recorded_one(explorer: OscillationExplorer) -> No
     assert dots.get_xdata().tolist() == expected.tolist()
 
 
+@pytest.mark.slow
 def test_the_same_weight_of_the_other_run_lies_beneath(explorer: OscillationExplorer) -> None:
     explorer.set(site=SITE)
     index = explorer.value("weight")
@@ -211,6 +219,7 @@ def test_frames_go_through_runs_and_sites(explorer: OscillationExplorer) -> None
     assert {panel["name"] for panel in frames["panels"]} == set(explorer.panels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["none", "float", "bare", "running"])
 def test_what_is_missing_is_said(what: str, folder: Path, tmp_path: Path) -> None:
     runs: list[Run] = []
@@ -237,6 +246,7 @@ def test_what_is_missing_is_said(what: str, folder: Path, tmp_path: Path) -> Non
         assert not explorer.figure("trajectory").axes[0].axison
 
 
+@pytest.mark.slow
 def test_one_run_alone_is_drawn_wide(folder: Path) -> None:
     explorer = OscillationExplorer(folder / "grs-seed1")
     assert explorer.value("beside") == NONE

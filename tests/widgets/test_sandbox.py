@@ -74,6 +74,7 @@ def test_controls_of_other_lessons_are_hidden_and_disabled(lesson: str) -> None:
     assert ("word_a" in shown) == (lesson == "words")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

@@ -27,6 +27,7 @@ from tests.support.bits import (
 # --- signs ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=60)
 @given(
@@ -83,6 +84,7 @@ def test_sign_pack_takes_any_layout(form: str) -> None:
 # --- linear ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @settings(max_examples=80)
 @given(

@@ -50,6 +50,7 @@ def sign_program(x: ndarray, out: ndarray, number: int, times: int = 1) -> Progr
     return program
 
 
+@pytest.mark.slow
 def test_helpers_take_pieces() -> None:
     x, out = draw(1, 4000, 640), np.zeros((4000, 10), np.uint64)
     program = sign_program(x, out, 2, times=40)
