@@ -98,6 +98,7 @@ def test_sign_flip_p_equals_enumeration_and_scipy() -> None:
     assert chance.sign_flip_p(list(x)) == pytest.approx(scipy_p)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 7, 12, 17, 20])
 def test_sign_flip_p_is_exact_up_to_twenty_seeds(count: int) -> None:
     x = np.random.default_rng(count).normal(0.01, 0.03, count)
@@ -241,6 +242,7 @@ def test_verdicts(differences: list[float], verdict: str) -> None:
     assert row["verdict"] == verdict
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [20, 21, 40])
 def test_a_clear_difference_stays_one_however_many_seeds_show_it(count: int) -> None:
     random = np.random.default_rng(3)

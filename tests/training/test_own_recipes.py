@@ -144,6 +144,7 @@ def test_a_sweep_gives_own_recipes_to_its_processes(whole: Path, tmp_path: Path)
     assert differing(whole, tmp_path / "own-seed0") == []
 
 
+@pytest.mark.slow
 def test_a_recipe_file_with_its_module_goes_through_the_command_line(tmp_path: Path) -> None:
     """In processes of their own, from another folder, and looked at when the module is gone."""
     (tmp_path / "shifts_w4.py").write_text(

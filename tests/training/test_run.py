@@ -210,6 +210,7 @@ def test_an_old_checkpoint_goes_only_where_its_successor_is_whole(finished, tmp_
         assert load_checkpoint(folder).path == old
 
 
+@pytest.mark.slow
 def test_a_second_training_of_the_same_run_is_refused(finished, tmp_path):
     folder = tmp_path / "runs" / "other"
     folder.parent.mkdir()
