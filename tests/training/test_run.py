@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from bvit_analysis.processes import Child, process_start
 from bvit_analysis.records import RunWarning, load_run
 from bvit_analysis.records.checkpoints import load_checkpoint
 from bvit_analysis.records.lock import RunHeldError, leftovers, take_lock
+from bvit_analysis.training import waiting
 from bvit_analysis.training.evaluation import evaluate
 from bvit_analysis.training.loop import distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
@@ -266,7 +268,8 @@ def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
                 first.kill()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("bvit_analysis.training.waiting.time.sleep", moment)
+            # Its own clock, not everybody's: a thread that another test left may sleep as well.
+            patch.setattr(waiting, "time", SimpleNamespace(sleep=moment, monotonic=time.monotonic))
             train(config, tmp_path / "two", progress=True)
     finally:
         first.kill()
@@ -285,8 +288,6 @@ def test_who_waits_for_a_teacher_goes_on_where_its_killed_trainer_stopped(
 def test_a_writer_that_lives_but_does_nothing_is_not_waited_for_for_ever(
     finished, tmp_path, monkeypatch
 ):
-    from bvit_analysis.training import waiting
-
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
     sleeper = Child([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
@@ -296,8 +297,8 @@ def test_a_writer_that_lives_but_does_nothing_is_not_waited_for_for_ever(
             json.dumps({**owner, "pid_started": process_start(sleeper.pid)})
         )
         clock = iter(range(0, 10**6, 100))
-        monkeypatch.setattr(waiting.time, "monotonic", lambda: next(clock))
-        monkeypatch.setattr(waiting.time, "sleep", lambda seconds: None)
+        still = SimpleNamespace(sleep=lambda seconds: None, monotonic=lambda: next(clock))
+        monkeypatch.setattr(waiting, "time", still)
         with pytest.raises(RunError, match=f"process {sleeper.pid}.*done nothing for 600 s"):
             waiting.wait_for_writer(folder, progress=False)
         # Processor time is a sign of life, as are steps in the status.
