@@ -1,0 +1,33 @@
+from . import instruments as instruments
+from . import layers as layers
+from . import measures as measures
+from . import plots as plots
+from . import quantizers as quantizers
+from . import tables as tables
+from . import widgets as widgets
+from .config import RECIPES as RECIPES
+from .config import Recipe as Recipe
+from .config import RunConfig as RunConfig
+from .config import WatchConfig as WatchConfig
+from .config import get_recipe as get_recipe
+from .config import get_scale as get_scale
+from .config import read_recipe as read_recipe
+from .convert import ConversionReport as ConversionReport
+from .convert import binarize as binarize
+from .convert import calibrate as calibrate
+from .costs import model_cost as model_cost
+from .errors import BvitError as BvitError
+from .packed import load_packed as load_packed
+from .packed import save_packed as save_packed
+from .records import Run as Run
+from .records import find_runs as find_runs
+from .records import load_run as load_run
+from .regularization import GradientRegularizer as GradientRegularizer
+from .regularization import GradientTerm as GradientTerm
+from .sites import Site as Site
+from .sites import find_sites as find_sites
+from .training.run import train as train
+from .training.sweep import ablate as ablate
+from .watch import Watch as Watch
+
+__version__: str

@@ -1,0 +1,17 @@
+from .batch import discover_notebooks as discover_notebooks
+from .batch import estimate as estimate
+from .batch import execute as execute
+from .batch import exit_code as exit_code
+from .batch import plan as plan
+from .batch import read_statuses as read_statuses
+from .batch import read_summary as read_summary
+from .jobs import JobStatus as JobStatus
+from .jobs import NotebookJob as NotebookJob
+from .jobs import read_status as read_status
+from .parameters import Parameter as Parameter
+from .parameters import ParameterText as ParameterText
+from .parameters import declared_parameters as declared_parameters
+from .parameters import parse_assignments as parse_assignments
+from .parameters import parse_parameter as parse_parameter
+from .plan_file import plan_from_file as plan_from_file
+from .planning import PlanError as PlanError
