@@ -15,4 +15,3 @@ guard_training()
 # Importing torch and timm takes seconds, and a reader of runs needs neither: each name of __init__.pyi is loaded when
 # first used.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
-__all__ += ["__version__"]

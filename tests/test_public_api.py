@@ -25,7 +25,7 @@ def test_every_public_name_is_there():
     for name in bv.__all__:
         assert getattr(bv, name) is not None
     assert set(bv.__all__) <= set(dir(bv))
-    with pytest.raises(AttributeError, match="no attribute 'binarise'"):
+    with pytest.raises(AttributeError, match="No bvit_analysis attribute binarise"):
         bv.binarise  # noqa: B018 - the access is the test
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -16,6 +15,7 @@ import pytest
 import yaml
 
 from tests.support import lab
+from tests.support.chromium import chromium
 from tests.support.waiting import Patience
 
 pytestmark = pytest.mark.browser
@@ -117,11 +117,7 @@ class Suite:
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
-    if lab.chromium() is None:
-        reason = "needs playwright, make and Debian's chromium (apt-get install chromium)"
-        if os.environ.get("BVIT_REQUIRE_BROWSER") == "1":
-            pytest.fail(reason)
-        pytest.skip(reason)
+    chromium()
     tree = tmp_path_factory.mktemp("suite")
     own = tmp_path_factory.mktemp("jupyter")
     lab.copy_suite(tree)

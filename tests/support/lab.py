@@ -18,32 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from bvit_analysis.processes import cpu_seconds
+from tests.support.chromium import FLAGS, chromium
 from tests.support.waiting import Patience, crowd, wait_for
 
 ROOT = Path(__file__).resolve().parents[2]
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    # No name is found, so that what slips past the page's router has nowhere to go.
-    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
-]
 PAGE = (Path(__file__).parent / "lab.js").read_text()
-
-
-def chromium() -> str | None:
-    """Return the browser's program, None if it or what drives it is missing."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return None
-    program = shutil.which("chromium") or CHROMIUM
-    return program if Path(program).exists() and shutil.which("make") else None
 
 
 def copy_suite(folder: Path, data: Path = ROOT / "data") -> Path:
