@@ -14,6 +14,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten
 from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.instruments.base import Watched
@@ -36,8 +37,8 @@ class Passes(Listener):
     def __init__(self, model: nn.Module, latents: Sequence[nn.Parameter]) -> None:
         super().__init__()
         self._model = weakref.ref(model)
-        moved = sorted((p for p in latents if p.requires_grad), key=lambda p: p.numel())
-        self._latents = moved[:_PROBED]
+        # In the order of the forward pass: a backward pass reaches the first of them last.
+        self._latents = [p for p in latents if p.requires_grad][:_PROBED]
         self._leaves: list[RemovableHandle] = []
         self.forget()
 
@@ -71,6 +72,7 @@ class Passes(Listener):
 
     def hear(self, key: Any, inputs: tuple[Any, ...], output: Any) -> None:
         self._inside = False
+        self._mark_when_backward_runs(output)
 
     def of(self, site_id: int, output: Any) -> int:
         """Return the number of the pass in which a site is heard, and mark the pass when its backward runs.
@@ -85,13 +87,17 @@ class Passes(Listener):
         number = self._passes
         if _in_backward():  # a checkpoint that is run again, whose first run had no gradients
             self.mark(number)
-        elif isinstance(output, Tensor) and output.requires_grad and output.grad_fn is not None:
-            output.register_hook(_Mark(self, number))
-        elif (
-            not self._leaves
-        ):  # in a compiled graph: the gradient's arrival at a weight tells of its backward pass
-            self._leaves = [p.register_hook(_Mark(self, None)) for p in self._latents]
+        elif not self._mark_when_backward_runs(output) and not self._leaves:
+            # In a compiled graph: that the gradient arrives at a weight tells of the backward pass.
+            self._leaves = [p.register_hook(_Mark(self, None)) for p in self._latents[:1]]
         return number
+
+    def _mark_when_backward_runs(self, output: Any) -> bool:
+        made = [one for one in tree_flatten(output)[0] if isinstance(one, Tensor)]
+        made = [one for one in made if one.grad_fn is not None]
+        for tensor in made:
+            tensor.register_hook(_Mark(self, self._passes))
+        return bool(made)
 
     def mark(self, number: int | None) -> None:
         """Note that a pass's backward runs; None means all that have not had theirs."""
@@ -119,8 +125,8 @@ class Passes(Listener):
         self._seen = set()
 
     def _cleared(self) -> bool:
-        gradients = [p.grad for p in self._latents if p.grad is not None]
-        return not any(bool(gradient.any()) for gradient in gradients)
+        gradient = self._latents[0].grad if self._latents else None
+        return gradient is None or not bool(gradient.any())
 
     @torch.no_grad()
     def _weights(self) -> Tensor:
