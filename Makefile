@@ -32,7 +32,7 @@ $(READY): pyproject.toml requirements.txt
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[train,runtime,notebooks,docs,dev,cluster]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[train,trackers,runtime,notebooks,lightning,huggingface,docs,dev,cluster]'
 	@touch $@
 
 reproduce: $(READY)
