@@ -18,6 +18,7 @@ from bvit_analysis.watch import Watch
 
 try:
     from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import GradientAccumulationScheduler
 except ModuleNotFoundError as error:
     raise missing_extra("bvit_analysis.adapters.lightning", ["lightning"], "lightning") from error
 
@@ -63,6 +64,7 @@ class WatchCallback(Callback):
         "The watch while a training runs, and the last one after it."
         self._sites, self._optimizer, self._total_steps = sites, optimizer, total_steps
         self._settings = settings
+        self._watched: Optimizer | None = None
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
         self._lr = nan
@@ -75,22 +77,20 @@ class WatchCallback(Callback):
                 f"WatchCallback watches one device of one process, got {trainer.world_size}; use Trainer(devices=1,"
                 " num_nodes=1)"
             )
-        chosen = self._chosen(trainer)
+        self._watched = self._chosen(trainer)
         sites = self._sites(pl_module) if callable(self._sites) else self._sites
         self._losses, self._global_step = [], trainer.global_step
         self.watch = Watch(
             pl_module,
             self.run_dir,
             sites=sites,
-            optimizer=chosen,
+            optimizer=self._watched,
             total_steps=self._length(trainer, pl_module),
             **self._settings,
         )
         self.watch.__enter__()
-        # After the watch's own, so that it has seen a step when these hear of it.
-        for one in trainer.optimizers:
-            hook = self._heard_step(trainer, pl_module) if one is chosen else self._heard_other
-            self._handles.append(one.register_step_post_hook(hook))
+        if not pl_module.automatic_optimization:
+            self._hear_steps(trainer, self._watched)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -99,6 +99,15 @@ class WatchCallback(Callback):
         if not pl_module.automatic_optimization and self.watch is not None:
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             self._losses.append(loss.detach() / (1.0 if scaler is None else scaler.get_scale()))
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the learning rate of the step; the schedule goes on right after."""
+        if pl_module.automatic_optimization or optimizer is self._watched:
+            self._lr = float(optimizer.param_groups[0]["lr"])
+        else:
+            self._losses.clear()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -137,22 +146,26 @@ class WatchCallback(Callback):
     def _length(self, trainer: Trainer, module: LightningModule) -> int | None:
         if self._total_steps is not None or not module.automatic_optimization:
             return self._total_steps
-        windows = {trainer.accumulate_grad_batches}
-        if trainer.accumulation_scheduler is not None:
-            windows |= set(trainer.accumulation_scheduler.scheduling.values())
-        steps = trainer.estimated_stepping_batches if len(windows) == 1 else -1
+        for one in trainer.callbacks:
+            if isinstance(one, GradientAccumulationScheduler) and len(one.scheduling) > 1:
+                return None  # the estimate is of one number of micro-batches
+        steps = trainer.estimated_stepping_batches
         return int(steps) if 0 < steps < inf else None
 
-    def _heard_step(self, trainer: Trainer, module: LightningModule) -> Callable[..., None]:
+    def _hear_steps(self, trainer: Trainer, watched: Optimizer) -> None:
+        """Record each step of manual optimization, of which a batch may have several, right after it."""
+
         def heard(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-            self._lr = float(optimizer.param_groups[0]["lr"])
-            if not module.automatic_optimization:
-                self._record(trainer, trainer.fit_loop.batch_idx)
+            self._record(trainer, trainer.fit_loop.batch_idx)
 
-        return heard
-
-    def _heard_other(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._losses.clear()
+        try:
+            # After the watch's own, so that it has seen the step when this hears of it.
+            self._handles.append(watched.register_step_post_hook(heard))
+        except AttributeError as error:
+            raise ConfigError(
+                f"a {type(watched).__name__} does not tell of its steps, so manual optimization with it cannot be"
+                " watched; use automatic optimization, or the optimizer inside it"
+            ) from error
 
     def _record(self, trainer: Trainer, batch_idx: int) -> None:
         if self.watch is None:
