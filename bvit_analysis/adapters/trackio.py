@@ -15,13 +15,17 @@ from bvit_analysis.files import write_fault
 from bvit_analysis.records import Run, load_run
 
 _OTHERS = ("step", "timestamp")  # that trackio adds to each row that it reads
+_FETCHES = (
+    "TRACKIO_BUCKET_ID",
+    "TRACKIO_DATASET_ID",
+)  # variables that make its storage ask a network
 
 
 def export_trackio(run: Run | str | Path, out: str | Path, *, project: str = "bvit") -> Export:
     """Write a run's scalars, timings and measures of sites for ``TRACKIO_DIR=OUT trackio show``.
 
     They go into trackio's own database on this machine, and nothing goes over a network, whatever Space or server
-    trackio is set up for. A second export of the same run adds what was recorded since, so nothing is there twice.
+    trackio is set up for; where it would fetch a bucket first, it is refused. A second export of the same run adds what was recorded since, so nothing is there twice.
     A run does not record when a step was taken, so every row has the time at which the run began.
 
     Args:
@@ -34,11 +38,17 @@ def export_trackio(run: Run | str | Path, out: str | Path, *, project: str = "bv
 
     Raises:
         MissingExtraError: If trackio is not installed.
-        ConfigError: If trackio does not take the project's name, or keeps to another folder since it was imported.
+        ConfigError: If trackio does not take the project's name, keeps to another folder since it was imported, or
+            would ask a network.
         RunError: If there is no run, the project has other values of a run of this name, or cannot be written.
     """
     if not_installed(["trackio"]):
         raise missing_extra("an export to trackio", ["trackio"], "trackers")
+    for name in _FETCHES:
+        if name in os.environ:
+            raise ConfigError(
+                f"{name} is set, so trackio would fetch from there first; unset it for an export"
+            )
     run = run if isinstance(run, Run) else load_run(run)
     place = Path(out)
     storage = _storage(place)
