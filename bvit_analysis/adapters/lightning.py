@@ -67,7 +67,8 @@ class WatchCallback(Callback):
         self._watched: Optimizer | None = None
         self._handles: list[RemovableHandle] = []
         self._losses: list[Tensor] = []
-        self._lr = nan
+        self._of_step: list[Tensor] = []
+        self._lr, self._tried = nan, False
         self._global_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,7 +80,7 @@ class WatchCallback(Callback):
             )
         self._watched = self._chosen(trainer)
         sites = self._sites(pl_module) if callable(self._sites) else self._sites
-        self._losses, self._global_step = [], trainer.global_step
+        self._losses, self._tried, self._global_step = [], False, trainer.global_step
         self.watch = Watch(
             pl_module,
             self.run_dir,
@@ -103,23 +104,30 @@ class WatchCallback(Callback):
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
-        """Keep the learning rate of the step; the schedule goes on right after."""
-        if pl_module.automatic_optimization or optimizer is self._watched:
+        """Keep what belongs to the step: its learning rate, as the schedule goes on right after, and its losses."""
+        manual = not pl_module.automatic_optimization
+        if manual:
+            # Those before a step that a scaler skips, or of another optimizer, are not of the next one.
+            self._of_step, self._losses = self._losses, []
+        if optimizer is self._watched or not manual:
             self._lr = float(optimizer.param_groups[0]["lr"])
-        else:
-            self._losses.clear()
+            self._tried = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loss of a micro-batch, and record the step if it was the last of one."""
         if not pl_module.automatic_optimization:
+            if self._tried and self.watch is not None:
+                self._tried = False
+                self.watch.step()  # finds that a scaler skipped it
             return
         loss = outputs.get("loss") if isinstance(outputs, dict) else None
         if loss is not None:  # a training_step may skip its batch
             self._losses.append(loss.detach() * trainer.accumulate_grad_batches)
         if trainer.global_step > self._global_step:
             self._global_step = trainer.global_step
+            self._of_step, self._losses = self._losses, []
             self._record(trainer, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -170,8 +178,8 @@ class WatchCallback(Callback):
     def _record(self, trainer: Trainer, batch_idx: int) -> None:
         if self.watch is None:
             return
-        losses, self._losses = self._losses, []
-        loss = sum(losses) / len(losses) if losses else None
+        self._tried = False
+        loss = sum(self._of_step) / len(self._of_step) if self._of_step else None
         batches = trainer.num_training_batches  # infinite for a stream
         epoch = trainer.current_epoch + (batch_idx + 1) / batches if batches < inf else nan
         self.watch.step(loss=loss, lr=self._lr, epoch=epoch)

@@ -182,6 +182,42 @@ def test_manual_optimization_has_a_row_a_step(
     assert hooks_of(module, *module.trainer.optimizers) == 0
 
 
+@pytest.mark.parametrize("automatic", [True, False], ids=["automatic", "manual"])
+def test_a_step_that_a_scaler_skips_leaves_no_row_and_no_loss(
+    lightning: Any, tmp_path: Path, automatic: bool
+) -> None:
+    """The scale overflows in the first two steps; autocast to float16 works on the CPU."""
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = binary_vit()
+            self.automatic_optimization = automatic
+            self.losses: list[float] = []
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            images, labels = batch
+            loss = functional.cross_entropy(self.net(images).float(), labels)
+            self.losses.append(float(loss.detach()))
+            if not automatic:
+                self.optimizers().zero_grad()
+                self.manual_backward(loss)
+                self.optimizers().step()
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return made(self)[0]
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126, backoff_factor=2.0**-60)
+    half = lightning.plugins.MixedPrecision("16-mixed", "cpu", scaler=scaler)
+    module, watching = Module(), callback(tmp_path / "run")
+    trainer_of(lightning, callbacks=[watching], plugins=[half]).fit(module, loader(5))
+    assert watching.watch.skipped_steps == 2
+    scalars = load_run(tmp_path / "run").scalars
+    assert scalars["step"].tolist() == [1, 2, 3]
+    assert scalars["loss"].tolist() == pytest.approx(module.losses[2:], rel=1e-6)
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "state"),
     [
