@@ -85,7 +85,8 @@ def watch_trainer(
         raise ConfigError(
             f"nothing was trained, so {run_dir} was not made; call trainer.train() inside `with watch_trainer(...)`"
         )
-    callback.leave(None)
+    # Where the block itself caught what ended the training, it is not finished all the same.
+    callback.leave(None if callback.ended else KeyboardInterrupt("the training did not end"))
 
 
 @final
@@ -103,6 +104,8 @@ class TrainerWatch(TrainerCallback):
         "The watch while a training runs, and after it."
         self.losses: list[Tensor] = []
         "Shares of the micro-batches since the last step."
+        self.ended = False
+        "Whether the last training that began came to its end."
         self._run_dir, self._sites, self._total_steps = run_dir, sites, total_steps
         self._settings = settings
         self._lr = float("nan")
@@ -119,6 +122,7 @@ class TrainerWatch(TrainerCallback):
         self.leave(TrainingError("the Trainer began again, so this run ends here"))
         model = given["model"]
         self.losses.clear()
+        self.ended = False
         self.watch = Watch(
             model,
             self._run_dir,
@@ -142,6 +146,7 @@ class TrainerWatch(TrainerCallback):
 
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Leave the watch."""
+        self.ended = True
         self.leave(None)
 
     def leave(self, error: BaseException | None) -> None:

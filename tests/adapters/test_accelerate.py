@@ -25,6 +25,7 @@ from tests.support.accumulated import (
     assert_same_bits,
     binary_vit,
     by_hand,
+    example,
     hooks_of,
     made,
     micro_batch,
@@ -93,6 +94,21 @@ def test_only_applied_steps_are_rows_and_they_are_those_of_a_plain_loop(
     assert_gradients(tmp_path / "run", counted)
     assert_same_bits(model, counted.state)
     assert hooks_of(model, optimizer.optimizer) == 0
+
+
+def test_the_example_of_the_page_runs(
+    accelerator: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    loader = DataLoader([micro_batch(number) for number in range(BATCHES)], batch_size=None)
+    model = binary_vit()
+    given = accelerator.prepare(model, made(model)[0], loader)
+    names = dict(zip(("model", "optimizer", "loader"), given, strict=True))
+    exec(
+        example("AcceleratedWatch("),
+        {"accelerator": accelerator, "criterion": functional.cross_entropy, **names},
+    )
+    assert load_run(tmp_path / "runs" / "mine").step == 3
 
 
 def test_training_is_the_same_to_the_bit(accelerator: Any, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from tests.support.accumulated import (
     assert_same_bits,
     binary_vit,
     by_hand,
+    example,
     hooks_of,
     made,
     micro_batch,
@@ -147,6 +149,14 @@ def test_training_is_the_same_to_the_bit(transformers: Any, tmp_path: Path) -> N
     assert load_run(tmp_path / "run").step == 4
 
 
+def test_the_example_of_the_page_runs(
+    transformers: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(example("watch_trainer("), {"trainer": trainer_of(transformers, tmp_path)})
+    assert_recorded(tmp_path / "runs" / "mine", by_hand(BATCHES), prefix="net.")
+
+
 def test_the_loss_is_what_is_minimized_whoever_computes_it(
     transformers: Any, tmp_path: Path
 ) -> None:
@@ -191,14 +201,24 @@ def test_an_error_leaves_the_watch(
             if state.global_step == 1:
                 raise error
 
-    trainer = trainer_of(transformers, tmp_path)
-    trainer.add_callback(Spills())
+    def spilling() -> Any:
+        trainer = trainer_of(transformers, tmp_path)
+        trainer.add_callback(Spills())
+        return trainer
+
+    trainer = spilling()
     with pytest.raises(type(error)), watching(trainer, tmp_path / "run"):
         trainer.train()
     run = load_run(tmp_path / "run")
     assert run.state == state
     assert run.scalars["step"].tolist() == [1]
     assert "training_step" not in vars(trainer)
+    assert hooks_of(trainer.model, trainer.optimizer.optimizer) == 0
+
+    trainer = spilling()
+    with watching(trainer, tmp_path / "caught"), contextlib.suppress(ValueError, KeyboardInterrupt):
+        trainer.train()
+    assert load_run(tmp_path / "caught").state == "interrupted"
     assert hooks_of(trainer.model, trainer.optimizer.optimizer) == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import signal
 import sys
@@ -27,6 +28,7 @@ from tests.support.accumulated import (
     assert_same_bits,
     binary_vit,
     by_hand,
+    example,
     hooks_of,
     made,
     micro_batch,
@@ -159,6 +161,15 @@ def test_training_is_the_same_to_the_bit(lightning: Any, tmp_path: Path) -> None
     assert_same_bits(module, states[0])
     run = load_run(tmp_path / "run")
     assert run.scalars["epoch"].tolist() == [3 / 8, 6 / 8, 1.0, 11 / 8, 14 / 8, 2.0]
+
+
+def test_the_example_of_the_page_runs(
+    lightning: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"Trainer": functools.partial(accumulating, lightning), "loader": loader()}
+    exec(example("WatchCallback("), names | {"module": module_of(lightning)})
+    assert_recorded(tmp_path / "runs" / "mine", by_hand(BATCHES), prefix="net.")
 
 
 def test_sites_may_be_those_of_a_part(lightning: Any, tmp_path: Path) -> None:

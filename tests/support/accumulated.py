@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+import bvit_analysis
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.convert import binarize, calibrate
 from bvit_analysis.records import load_run
@@ -135,6 +137,17 @@ def assert_same_bits(model: nn.Module, state: dict[str, Tensor]) -> None:
     assert list(found) == list(state)
     for name, value in state.items():
         assert torch.equal(found[name], value), name
+
+
+def example(word: str) -> str:
+    """Return the code of docs/adapters.md that has a word."""
+    page = Path(bvit_analysis.__file__).parents[1] / "docs" / "adapters.md"
+    (code,) = [
+        block
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if word in block
+    ]
+    return code
 
 
 def hooks_of(model: nn.Module, *optimizers: torch.optim.Optimizer) -> int:
