@@ -10,6 +10,7 @@ import pytest
 from bvit_analysis.adapters.series import Export, missing, number_of, points
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import SITE_METRICS, load_run
+from tests.support import without_torch
 from tests.support.growing_run import begin, grow
 from tests.support.synthetic_run import make_run
 
@@ -61,3 +62,14 @@ def test_another_run_of_the_name_is_not_mixed_in(kept: dict[int, dict[str, float
 def test_an_export_says_what_it_did() -> None:
     assert str(Export(Path("x"), 7, 2)) == "x: 7 figures, 2 of them new"
     assert "nothing written" in str(Export(Path("x"), 0, 0))
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("tracker", ["tensorboard", "trackio"])
+def test_an_export_needs_no_torch(tmp_path: Path, tracker: str) -> None:
+    run = make_run(tmp_path / "run", steps=2, blocks=1)
+    command = ("-m", "bvit_analysis.cli", "export", str(run), "--to", tracker)
+    done = without_torch.python(tmp_path, *command, "--out", str(tmp_path / "out"))
+    assert (done.returncode, done.stderr) == (0, "")
+    figures = number_of(points(load_run(run)))
+    assert done.stdout.endswith(f": {figures} figures, {figures} of them new\n")
