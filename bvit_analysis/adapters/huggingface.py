@@ -144,6 +144,11 @@ class TrainerWatch(TrainerCallback):
             loss = sum(shares) if shares else None
             self.watch.step(loss=loss, lr=self._lr, epoch=state.epoch)
 
+    def on_log(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+        """Leave the watch at the log that closes a training: after it the best model may be loaded, which is no step."""
+        if "train_loss" in (given.get("logs") or {}):
+            self.on_train_end(args, state, control)
+
     def on_train_end(self, args: Any, state: Any, control: Any, **given: Any) -> None:
         """Leave the watch."""
         self.ended = True

@@ -38,17 +38,10 @@ BATCHES = 8
 
 
 @pytest.fixture
-def accelerator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def accelerator() -> Iterator[Any]:
     """An Accelerator that accumulates, on the CPU; accelerate keeps its state in the process."""
     accelerate = importlib.import_module("accelerate")
     state = importlib.import_module("accelerate.state")
-    for name in ("register_step_pre_hook", "register_step_post_hook"):
-        monkeypatch.setattr(
-            accelerate.optimizer.AcceleratedOptimizer,
-            name,
-            lambda self, hook, name=name: getattr(self.optimizer, name)(hook),
-            raising=False,
-        )
     yield accelerate.Accelerator(cpu=True, gradient_accumulation_steps=ACCUMULATED)
     state.AcceleratorState._reset_state(reset_partial_state=True)
     state.GradientState._reset_state()

@@ -61,18 +61,10 @@ def transformers() -> Any:
 
 
 @pytest.fixture(autouse=True)
-def fresh_state(transformers: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Accelerate keeps its state in the process, and its optimizer passes no hooks on."""
-    from accelerate.optimizer import AcceleratedOptimizer
+def fresh_state(transformers: Any) -> Iterator[None]:
+    """Accelerate keeps its state in the process."""
     from accelerate.state import AcceleratorState, GradientState
 
-    for name in ("register_step_pre_hook", "register_step_post_hook"):
-        monkeypatch.setattr(
-            AcceleratedOptimizer,
-            name,
-            lambda self, hook, name=name: getattr(self.optimizer, name)(hook),
-            raising=False,
-        )
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
@@ -95,7 +87,8 @@ def trainer_of(transformers: Any, folder: Path, *, kind: Any = None, **settings:
     quiet = {"report_to": "none", "save_strategy": "no", "disable_tqdm": True, "use_cpu": True}
     plain = {"per_device_train_batch_size": 6, "num_train_epochs": 1, "logging_steps": 1}
     plain |= {"gradient_accumulation_steps": ACCUMULATED, "max_grad_norm": CLIP}
-    given = {name: settings.pop(name) for name in ("compute_loss_func",) if name in settings}
+    parts = ("compute_loss_func", "eval_dataset")
+    given = {name: settings.pop(name) for name in parts if name in settings}
     arguments = transformers.TrainingArguments(folder / "output", **{**quiet, **plain, **settings})
     model = Classifier()
     return InOrder(
@@ -220,6 +213,23 @@ def test_an_error_leaves_the_watch(
         trainer.train()
     assert load_run(tmp_path / "caught").state == "interrupted"
     assert hooks_of(trainer.model, trainer.optimizer.optimizer) == 0
+
+
+def test_the_best_model_that_is_loaded_at_the_end_is_no_step(
+    transformers: Any, tmp_path: Path
+) -> None:
+    every = dict.fromkeys(("eval_strategy", "save_strategy"), "steps")
+    every |= dict.fromkeys(("eval_steps", "save_steps"), 1)
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss"}
+    best |= {"greater_is_better": True, "eval_dataset": images()}
+    trainer = trainer_of(transformers, tmp_path, **every, **best)
+    with watching(trainer, tmp_path / "run"):
+        trainer.train()
+    counted = by_hand(BATCHES)
+    assert trainer.state.best_model_checkpoint.endswith("checkpoint-1")
+    assert_same_bits(trainer.model.net, by_hand(ACCUMULATED).state)
+    assert_recorded(tmp_path / "run", counted, prefix="net.")
+    assert load_run(tmp_path / "run").state == "finished"
 
 
 def test_a_second_training_needs_another_folder(transformers: Any, tmp_path: Path) -> None:

@@ -145,7 +145,6 @@ def test_steps_losses_and_flips_are_those_of_a_plain_loop(lightning: Any, tmp_pa
     assert hooks_of(module, *module.trainer.optimizers) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="the watch reads gradients before the closure makes them")
 def test_gradients_are_those_of_the_update(lightning: Any, tmp_path: Path) -> None:
     module = module_of(lightning)
     accumulating(lightning, callbacks=[callback(tmp_path / "run")]).fit(module, loader())
