@@ -21,6 +21,8 @@ _KEYS = ("step", "site", "kind")
 class Export:
     """What an export left where the tracker reads it."""
 
+    run_id: str
+    "The run, under whose id the tracker has it."
     place: Path
     "File or folder that the tracker reads."
     figures: int
@@ -30,8 +32,8 @@ class Export:
 
     def __str__(self) -> str:
         if not self.figures:
-            return f"nothing written to {self.place}: the run has recorded no figures yet"
-        return f"{self.place}: {self.figures} figures, {self.added} of them new"
+            return f"{self.run_id}: no figures recorded yet, nothing written to {self.place}"
+        return f"{self.run_id}: {self.figures} figures in {self.place}, {self.added} of them new"
 
 
 def points(run: Run) -> Points:

@@ -52,7 +52,7 @@ def export_tensorboard(run: Run | str | Path, out: str | Path) -> Export:
             _append(path, whole, new, _began(run))
     except OSError as error:
         raise write_fault(path, 0, error, RunError) from error
-    return Export(path, number_of(wanted), number_of(new))
+    return Export(run.run_id, path, number_of(wanted), number_of(new))
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -78,7 +78,7 @@ def export_trackio(run: Run | str | Path, out: str | Path, *, project: str = "bv
         raise RunError(
             f"cannot write project {project!r} in {place}: {error}; choose another folder"
         ) from error
-    return Export(place, number_of(wanted), number_of(new))
+    return Export(run.run_id, place, number_of(wanted), number_of(new))
 
 
 def _storage(folder: Path) -> Any:

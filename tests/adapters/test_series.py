@@ -60,8 +60,10 @@ def test_another_run_of_the_name_is_not_mixed_in(kept: dict[int, dict[str, float
 
 
 def test_an_export_says_what_it_did() -> None:
-    assert str(Export(Path("x"), 7, 2)) == "x: 7 figures, 2 of them new"
-    assert "nothing written" in str(Export(Path("x"), 0, 0))
+    assert str(Export("run", Path("x"), 7, 2)) == "run: 7 figures in x, 2 of them new"
+    assert (
+        str(Export("run", Path("x"), 0, 0)) == "run: no figures recorded yet, nothing written to x"
+    )
 
 
 @pytest.mark.processes
@@ -72,4 +74,5 @@ def test_an_export_needs_no_torch(tmp_path: Path, tracker: str) -> None:
     done = without_torch.python(tmp_path, *command, "--out", str(tmp_path / "out"))
     assert (done.returncode, done.stderr) == (0, "")
     figures = number_of(points(load_run(run)))
-    assert done.stdout.endswith(f": {figures} figures, {figures} of them new\n")
+    assert done.stdout.startswith(f"run: {figures} figures in ")
+    assert done.stdout.endswith(f", {figures} of them new\n")

@@ -107,7 +107,7 @@ def test_another_run_of_the_name_is_refused(tmp_path: Path) -> None:
 def test_a_run_without_rows_says_so(tmp_path: Path) -> None:
     begin(tmp_path / "run").close()
     done = export_tensorboard(tmp_path / "run", tmp_path / "out")
-    assert "no figures yet" in str(done)
+    assert "no figures recorded yet" in str(done)
     assert not (tmp_path / "out").exists()
 
 
