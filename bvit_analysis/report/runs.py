@@ -10,7 +10,9 @@ from pathlib import Path
 from bvit_analysis.errors import BvitError
 from bvit_analysis.records import SCHEMAS, RunWarning, load_run
 from bvit_analysis.suite.jobs import JobStatus
+from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.selection import recipe_of
+from bvit_analysis.tables.verification import unverified_sentence
 
 TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
 TONES |= {"silent": "warn"}
@@ -30,6 +32,8 @@ class RunRow:
     accuracy: str
     count: str
     test_accuracy: float | None
+    notes: tuple[str, ...] = ()
+    "What must be known of its figures: weights of several levels, unverified sites."
 
 
 def run_folders(statuses: Sequence[JobStatus]) -> list[Path]:
@@ -80,5 +84,6 @@ def _run_row(folder: Path) -> tuple[RunRow, list[str]]:
         accuracy="" if accuracy is None else f"{accuracy:.2%}",
         count=str(result.get("test_count", "")),
         test_accuracy=None if accuracy is None else float(accuracy),
+        notes=tuple(filter(None, (levels_sentence(run), unverified_sentence(run)))),
     )
     return row, [f"{run.run_id}: {warning}" for warning in run.warnings]

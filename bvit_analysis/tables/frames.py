@@ -17,8 +17,10 @@ import pandas as pd
 
 from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
+from bvit_analysis.tables.levels import multilevel, remember_levels
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
+from bvit_analysis.tables.verification import remember_unverified
 
 LATE = 0.1
 "Late means the last tenth of the recorded steps."
@@ -70,7 +72,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
 
     Returns:
         Columns run (position in the list), run_id, label, recipe, seed, step, site, order (place in the model), block, layer,
-        n_weights, and the metrics; one that a run lacks is NaN in its rows.
+        n_weights, and the metrics; one that a run lacks is NaN in its rows. ``attrs`` has what the runs say of their
+        own measures, and their sites that are unverified or have several levels.
 
     Raises:
         ConfigError: If a measure is neither in the catalogue nor one of the runs' own.
@@ -99,7 +102,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
     columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
-    return remember(pd.concat(parts, ignore_index=True)[columns], own)
+    frame = remember(pd.concat(parts, ignore_index=True)[columns], own)
+    return remember_levels(remember_unverified(frame, listed), listed)
 
 
 def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -196,11 +200,12 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         site: One site; None takes all.
 
     Returns:
-        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
-        others are named in a RunWarning.
+        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on, without those of more than two
+        levels, which have no flips. Sites that are missing among others are named in a RunWarning.
     """
     found: dict[str, dict[str, np.ndarray]] = {}
-    asked = weight_sites(run) if site is None else [site]
+    flipless = {one.site for one in multilevel(run)}
+    asked = [name for name in weight_sites(run) if name not in flipless] if site is None else [site]
     faults: dict[str, str] = {}
     for name in asked:
         try:
