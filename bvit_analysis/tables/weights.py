@@ -39,7 +39,7 @@ def followed(run: Run, site: str) -> pd.DataFrame:
     turned = np.diff(rows["sign"].to_numpy(np.int64), prepend=0) != 0
     found = rows.assign(flip=same & turned)
     found.attrs[_SITE] = site
-    return remember_levels(remember_unverified(found, run), run)
+    return remember_levels(remember_unverified(found, [run]), [run])
 
 
 def sentence_of(rows: pd.DataFrame) -> str:

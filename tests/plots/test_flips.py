@@ -193,6 +193,7 @@ def test_followed_flips_are_sign_changes_of_one_weight() -> None:
             }
         )
         site_table = pd.DataFrame({"site": ["a"], "shape": [(4, 4)]})
+        info = {"sites": []}
 
     run = Short()
     rows = tables.followed(run, "a")
