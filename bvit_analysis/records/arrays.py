@@ -35,7 +35,11 @@ def encode_arrays(arrays: Mapping[str, np.ndarray], run_id: str | None = None) -
     """Return arrays as the bytes of a compressed .npz file, which carries its run's id if there is one."""
     sink = io.BytesIO()
     owner = {} if run_id is None else {OWNER: np.frombuffer(run_id.encode(), dtype=np.uint8)}
-    np.savez_compressed(sink, **{**arrays, **owner})  # type: ignore[arg-type]
+    # As numpy.savez_compressed, which takes five times as long for a large layer as the lowest level of compression.
+    with zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, array in {**arrays, **owner}.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
     return sink.getbuffer()
 
 
