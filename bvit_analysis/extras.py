@@ -28,6 +28,7 @@ NEED_TRAIN = (
     "layers",
     "measures",
     "packed",
+    "pretrained",
     "quantizers",
     "randomness",
     "records.checkpoints",
