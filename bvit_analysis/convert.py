@@ -228,7 +228,9 @@ def _not_built(config: ModelConfig, error: Exception) -> ConfigError:
             f"no pretrained weights of {config.name} ({reason}); they come from timm's cache or a network and fit timm's"
             " own sizes only: give a file as model.checkpoint, or set model.pretrained=false"
         )
-    return ConfigError(f"timm cannot build {config.name} as it is set here ({reason}); change model.*")
+    return ConfigError(
+        f"timm cannot build {config.name} as it is set here ({reason}); change model.*"
+    )
 
 
 def _vits(name: str, known: list[str]) -> list[str]:

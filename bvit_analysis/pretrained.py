@@ -19,9 +19,7 @@ from bvit_analysis.config import ModelConfig
 from bvit_analysis.errors import ConfigError
 
 _PATCHES = "patch_embed.proj.weight"
-_HOW = (
-    "expected what safetensors.torch.save_file(model.state_dict(), PATH) writes for timm's model"
-)
+_HOW = "expected what safetensors.torch.save_file(model.state_dict(), PATH) writes for timm's model"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,7 +205,10 @@ def _beside(path: Path) -> dict[str, Any]:
 
 
 def _preprocessing(expected: Mapping[str, Any], source: str) -> Preprocessing:
+    from timm.data.transforms import str_to_interp_mode
+
     try:
+        str_to_interp_mode(expected["interpolation"])
         found = Preprocessing(
             mean=tuple(map(float, expected["mean"])),
             std=tuple(map(float, expected["std"])),
@@ -215,8 +216,11 @@ def _preprocessing(expected: Mapping[str, Any], source: str) -> Preprocessing:
             crop_pct=float(expected["crop_pct"]),
             crop_mode=str(expected["crop_mode"]),
         )
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"the configuration of {source} has no numbers for {error}") from error
+    except (TypeError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"the configuration of {source} does not say how to prepare images ({error}); correct its mean, std,"
+            " interpolation and crop_pct"
+        ) from error
     if len(found.mean) != len(found.std) or not all(value > 0 for value in found.std):
         raise ConfigError(
             f"the configuration of {source} must have a mean and a positive std for each channel, got {found.mean} and"

@@ -159,7 +159,9 @@ def _augmented_in_memory(
 def _augmented_from_files(
     dataset: Dataset, split: FileSplit, config: DataConfig, seed: int, plan: _Plan
 ) -> Iterator[Tensor]:
-    transform = training_transform(config) if config.augmentation else split.transform
+    transform = split.transform
+    if config.augmentation:
+        transform = training_transform(config, dataset.preprocessing)
     for images in load_images(split, transform, plan.keys(), seed=seed):
         # the training transform of timm has normalised already, since erasing comes after that
         stored = images.dtype == torch.uint8

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 from bvit_analysis.config import DataConfig
 from bvit_analysis.data.dataset import Dataset
-from bvit_analysis.data.fashion_mnist import embedded_folder, load_fashion_mnist
-from bvit_analysis.data.timm_sets import TIMM_NAMES, load_timm
+from bvit_analysis.data.fashion_mnist import (
+    OWN_PREPROCESSING,
+    embedded_folder,
+    load_fashion_mnist,
+)
+from bvit_analysis.data.timm_sets import DEFAULT_PREPROCESSING, TIMM_NAMES, load_timm
 from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.pretrained import Preprocessing
 
 
-def load_dataset(config: DataConfig) -> Dataset:
+def load_dataset(config: DataConfig, preprocessing: Preprocessing | None = None) -> Dataset:
     """Open the data set of a configuration and check what can be checked before training.
+
+    What is found and not read, or not as it is stored, is printed to stderr and stands in the data set's notes.
 
     Args:
         config: Name, root and limits; an empty root means BVIT_DATA, else the embedded data folder.
+        preprocessing: What the model's first weights expect, see pretrained.model_preprocessing(); None takes the data
+            set's own.
 
     Raises:
         ConfigError: If the name is unknown, or a setting does not apply to the data set.
@@ -23,7 +33,15 @@ def load_dataset(config: DataConfig) -> Dataset:
     """
     root = Path(config.root) if config.root else embedded_folder()
     if config.name == "fashion_mnist":
-        return load_fashion_mnist(config, root)
+        return load_fashion_mnist(config, root, preprocessing)
     if config.name not in TIMM_NAMES:
         raise ConfigError(unknown_name("data set", config.name, ("fashion_mnist", *TIMM_NAMES)))
-    return load_timm(config, root)
+    dataset = load_timm(config, root, preprocessing)
+    for note in dataset.notes:
+        print(f"{config.name}: {note}", file=sys.stderr)
+    return dataset
+
+
+def own_preprocessing(config: DataConfig) -> Preprocessing:
+    """Return what is done to the images of a data set where no weights expect anything."""
+    return OWN_PREPROCESSING if config.name == "fashion_mnist" else DEFAULT_PREPROCESSING

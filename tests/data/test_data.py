@@ -436,10 +436,6 @@ def empty_class(root: Path) -> None:
         path.unlink()
 
 
-def hide_class(root: Path) -> None:
-    (root / "train" / ".ipynb_checkpoints").mkdir()
-
-
 def flatten(root: Path) -> None:
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
@@ -460,7 +456,6 @@ def remove_all(root: Path) -> None:
         (remove_class, "class 'bee' of .*train is missing in .*val"),
         (add_class, "class 'dog' of .*test is missing in .*train"),
         (empty_class, "bee"),
-        (hide_class, ".ipynb_checkpoints.*remove it"),
         (flatten, "val has no class folders"),
         (drop_train, "no 'train' folder"),
         (remove_all, "does not exist"),
