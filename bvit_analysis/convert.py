@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm
 import torch
@@ -198,7 +199,7 @@ def build_model(
         changes["img_size"] = img_size
     weights = timm_arguments(config)
     try:
-        model = timm.create_model(
+        model: Any = timm.create_model(
             config.name,
             in_chans=in_chans,
             num_classes=num_classes,

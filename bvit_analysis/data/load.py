@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from bvit_analysis.config import DataConfig
 from bvit_analysis.data.dataset import Dataset
@@ -13,7 +16,7 @@ from bvit_analysis.data.fashion_mnist import (
     load_fashion_mnist,
 )
 from bvit_analysis.data.timm_sets import DEFAULT_PREPROCESSING, TIMM_NAMES, load_timm
-from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.errors import ConfigError, DataError, unknown_name
 from bvit_analysis.pretrained import Preprocessing
 
 
@@ -42,6 +45,30 @@ def load_dataset(config: DataConfig, preprocessing: Preprocessing | None = None)
     return dataset
 
 
-def own_preprocessing(config: DataConfig) -> Preprocessing:
-    """Return what is done to the images of a data set where no weights expect anything."""
+def recorded_preprocessing(info: Mapping[str, Any], config: DataConfig) -> Preprocessing:
+    """Return what was done to the images of a recorded run.
+
+    Args:
+        info: Of its run.json; without an entry it is of a release that did the same to the images of every model.
+        config: Its data set.
+
+    Raises:
+        DataError: If the entry is damaged.
+    """
+    found = info.get("preprocessing")
+    if found is None:
+        return _own_preprocessing(config)
+    try:
+        read = Preprocessing(**{**found, "mean": tuple(found["mean"]), "std": tuple(found["std"])})
+        numbers = (*read.mean, *read.std, read.crop_pct)
+        words = (read.interpolation, read.crop_mode)
+        if all(map(math.isfinite, numbers)) and all(isinstance(word, str) for word in words):
+            return read
+    except (TypeError, KeyError):
+        pass
+    shown = " ".join(repr(found)[:100].split())
+    raise DataError(f"the run's preprocessing is damaged: {shown}; train it again")
+
+
+def _own_preprocessing(config: DataConfig) -> Preprocessing:
     return OWN_PREPROCESSING if config.name == "fashion_mnist" else DEFAULT_PREPROCESSING

@@ -147,14 +147,14 @@ class _Images:
 def _folder(root: Path) -> _Sources:
     layout = find_layout(root)
     parts = {"train": layout.train, "validation": layout.validation, "test": layout.test}
-    files = {
-        name: find_images(folder, layout.class_names) for name, folder in parts.items() if folder
-    }
-    left_out = [
-        note for name, found in files.items() for note in describe_left_out(parts[name], found)
-    ]
-    paths = [path for found in files.values() for path, _ in found.samples]
-    sources = {name: _Images(found) for name, found in files.items()}
+    sources, paths, left_out = {}, [], []
+    for name, folder in parts.items():
+        if folder is None:
+            continue
+        files = find_images(folder, layout.class_names)
+        sources[name] = _Images(files)
+        paths += [path for path, _ in files.samples]
+        left_out += describe_left_out(folder, files)
     return _Sources(
         train=sources.pop("train"),
         held_out=sources,

@@ -17,6 +17,7 @@ from bvit_analysis.layers.shift import make_shift
 from bvit_analysis.randomness import seeded
 from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
+from bvit_analysis.training.identity import same_bits
 
 
 def teacher_config(config: RunConfig) -> RunConfig:
@@ -27,7 +28,28 @@ def teacher_config(config: RunConfig) -> RunConfig:
 
 def teacher_run_id(config: RunConfig) -> str:
     """Return the run id of the float teacher: equal for all runs that can share it."""
-    return f"teacher-{config_hash(teacher_config(config))[:8]}"
+    return f"teacher-{config_hash(same_bits(teacher_config(config)))[:8]}"
+
+
+def check_devices(config: RunConfig) -> None:
+    """Refuse a device that is not here, before the first second of training, its teacher's included.
+
+    Raises:
+        ConfigError: If torch cannot put a tensor on it.
+    """
+    asked = {"training.device": config.training.device}
+    if config.recipe is not None and config.teacher is not None:
+        asked["teacher.device"] = config.teacher.device
+    for field, device in asked.items():
+        try:
+            torch.zeros(1, device=device).item()  # the meta device has no values
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            here = f"cpu, {torch.cuda.device_count()} cuda devices"
+            raise ConfigError(
+                f"{field} is {device!r}, which is not usable here ({reason[:120]}); this machine has {here}: use"
+                f" --set {field}=cpu"
+            ) from error
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -70,7 +92,7 @@ def make_student(
     Returns:
         The model on its device, and its sites, none for a float model.
     """
-    model = build(config, dataset)
+    model = build(config, dataset, first_weights=teacher is None)
     if config.recipe is None:
         return model.to(config.training.device), []
     if teacher is not None:
@@ -84,11 +106,20 @@ def make_student(
     return model, find_sites(model)
 
 
-def build(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """Build the float model of a configuration; its weights are a function of the seed alone."""
+def build(config: RunConfig, dataset: Dataset, *, first_weights: bool = True) -> nn.Module:
+    """Build the float model of a configuration; what is random in it is a function of the seed alone.
+
+    Args:
+        config: The run's.
+        dataset: Whose images and classes it is for.
+        first_weights: Whether to load the pretrained or checkpoint's weights; no where others follow.
+    """
+    model = config.model
+    if not first_weights:
+        model = dataclasses.replace(model, pretrained=False, checkpoint="")
     with seeded(config.seed, "init"):
         return build_model(
-            config.model,
+            model,
             img_size=config.data.img_size,
             in_chans=dataset.in_chans,
             num_classes=dataset.num_classes,
