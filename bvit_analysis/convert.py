@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, Recipe, get_recipe
 from bvit_analysis.config.recipes import given
-from bvit_analysis.errors import ConfigError, UnsupportedModelError, unknown_name
+from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention, BinaryProbabilities
 from bvit_analysis.layers.attention_rule import make_rule
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign, make_shift
-from bvit_analysis.pretrained import check_names, timm_arguments
+from bvit_analysis.pretrained import check_model_name, check_names, timm_arguments
 
 SUPPORTED = (
     "a timm VisionTransformer (ViT, DeiT) whose blocks are timm's Block with plain Attention and Mlp,"
@@ -183,9 +182,7 @@ def build_model(
             heads, or the weights cannot be had or do not fit.
         UnsupportedModelError: If the model is not of the supported architecture.
     """
-    known = timm.list_models()
-    if config.name.split(".")[0] not in known:
-        raise ConfigError(unknown_name("timm model", config.name, _vits(config.name, known)))
+    check_model_name(config.name)
     changes = {
         name: getattr(config, name)
         for name in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -232,11 +229,6 @@ def _not_built(config: ModelConfig, error: Exception) -> ConfigError:
     return ConfigError(
         f"timm cannot build {config.name} as it is set here ({reason}); change model.*"
     )
-
-
-def _vits(name: str, known: list[str]) -> list[str]:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return [*near, "deit_tiny_patch16_224", "deit_small_patch16_224", "vit_tiny_patch16_224"]
 
 
 def _call(calibrator: Callable[[Tensor], None]) -> Callable[[nn.Module, object, Tensor], None]:

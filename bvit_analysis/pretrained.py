@@ -6,6 +6,7 @@ where there is one (the layout of timm's repositories), and the shapes in the fi
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from bvit_analysis.config import ModelConfig
-from bvit_analysis.errors import ConfigError
+from bvit_analysis.errors import ConfigError, unknown_name
 
 _PATCHES = "patch_embed.proj.weight"
 _HOW = "expected what safetensors.torch.save_file(model.state_dict(), PATH) writes for timm's model"
@@ -56,6 +57,21 @@ class Weights:
     "Of a file: the names of its tensors."
 
 
+def check_model_name(name: str) -> None:
+    """Refuse a name that timm does not know.
+
+    Raises:
+        ConfigError: With some names that it knows, the nearest first.
+    """
+    import timm  # here, because it takes seconds to import
+
+    known = timm.list_models()
+    if name.split(".")[0] not in known:
+        near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+        vits = ("deit_tiny_patch16_224", "deit_small_patch16_224", "vit_tiny_patch16_224")
+        raise ConfigError(unknown_name("timm model", name, [*near, *vits]))
+
+
 def describe_weights(model: ModelConfig) -> Weights | None:
     """Return what the weights that a model starts from are made for; None where it starts at random.
 
@@ -65,14 +81,20 @@ def describe_weights(model: ModelConfig) -> Weights | None:
         model: Its `checkpoint` goes before its `pretrained`.
 
     Raises:
-        ConfigError: If the file cannot be read or is not of a timm ViT.
+        ConfigError: If timm does not know the model's name, or the file cannot be read or is not of a timm ViT.
     """
     if not (model.pretrained or model.checkpoint):
         return None
     from timm.data import resolve_data_config  # here, because timm takes seconds to import
     from timm.models import get_pretrained_cfg
 
-    known = get_pretrained_cfg(model.name)
+    check_model_name(model.name)
+    try:
+        known = get_pretrained_cfg(model.name)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"{error} (model.name {model.name!r}); leave out what follows the dot"
+        ) from error
     settings: dict[str, Any] = {}
     names: frozenset[str] = frozenset()
     source = f"timm's weights of {model.name}"

@@ -52,10 +52,10 @@ def teacher_origin(config: RunConfig, dataset: Dataset) -> Origin:
 
 
 def _does_not_fit(weights: Weights, config: RunConfig, dataset: Dataset) -> str:
-    know = f"know {weights.num_classes} classes" if weights.num_classes else "have no head"
+    what = f"for {weights.num_classes} classes" if weights.num_classes else "without a head"
     where = config.data.root or dataset.name
     return (
-        f"{weights.source} {know}, {where} has {dataset.num_classes}: a new head is random and can teach nothing; train"
+        f"{weights.source}: a model {what}, and {where} has {dataset.num_classes}; a new head is random and can teach nothing: train"
         f" the teacher first (--set teacher.steps=1000), give model.checkpoint with {dataset.num_classes} classes, or learn"
         " from labels (--set recipe.distillation=false)"
     )
