@@ -117,7 +117,7 @@ def _not_read(folder: Path, entries: Sequence[Path]) -> list[str]:
     folders = [entry for entry in entries if entry.is_dir()]
     parts = [f"the folders {_listed(folders)}"] if folders else []
     if len(entries) > len(folders):
-        parts.append(f"{len(entries) - len(folders)} files that are in no class folder")
+        parts.append(f"files that are in no class folder ({len(entries) - len(folders)})")
     return [f"not read in {folder}: {' and '.join(parts)}"] if parts else []
 
 
@@ -239,7 +239,7 @@ def find_images(part: Path, class_names: Sequence[str]) -> ImageFiles:
                     found.samples.append((path, label))
         if len(found.samples) == before:
             raise DataError(
-                f"class '{name}' of {part} has no images ({_counted(mine) or 'it is empty'}); add some, or remove it "
+                f"class '{name}' of {part} has no images, but {_counted(mine) or 'nothing'}; add some, or remove it "
                 "from every part"
             )
         found.left_out += mine
@@ -252,11 +252,11 @@ def describe_left_out(part: Path, files: ImageFiles) -> list[str]:
         return []
     count = sum(files.left_out.values())
     total = count + len(files.samples)
-    return [f"{count} of {total} files of {part} are not read: {_counted(files.left_out)}"]
+    return [f"{count} of {total} entries of {part} are not read: {_counted(files.left_out)}"]
 
 
 def _counted(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return ", ".join(f"{reason} ({count})" for reason, count in sorted(reasons.items()))
 
 
 def _reason(path: str, name: str, ends: frozenset[str]) -> str:

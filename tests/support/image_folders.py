@@ -39,6 +39,7 @@ def save_weights(
 ) -> Path:
     """Write the random weights of a small ViT for pictures of 16 pixels, as timm names them."""
     torch.manual_seed(0)
-    model = timm.create_model(name, num_classes=num_classes, img_size=16, **{**SHAPE, **changes})
+    shape = {"img_size": 16, **SHAPE, **changes}
+    model = timm.create_model(name, num_classes=num_classes, **shape)
     save_file(model.state_dict(), path)
     return path
