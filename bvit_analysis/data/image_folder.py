@@ -167,6 +167,7 @@ def find_layout(root: Path) -> FolderLayout:
     if found["train"] is None and any(found.values()):
         raise DataError(
             f"{root} has {_listed([f for f in found.values() if f])} but no 'train' folder; add one"
+            " (if these are classes, put the folders of all classes into 'train')"
         )
     folders = _folders(root)
     _check_level(folders, root)

@@ -76,6 +76,10 @@ def test_imagenet_on_three_classes_is_refused_in_one_line_before_the_first_step(
     pictures: Path, weights: dict[int, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "runs"
+    given = ["train", "--scale", "imagenet", "--data", str(pictures), "--out", str(out)]
+    assert main(given) == 2  # timm's weights, which nobody asks for to know this
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: timm's weights of deit_small[^\n]+for 1000 classes[^\n]+\n", said)
     for command in ([], ["ablate", "--recipes", "baseline,asm", "--seeds", "1"]):
         given = arguments(pictures, weights[7], out)
         assert main([*(command or given[:1]), *given[1:]]) == 2
