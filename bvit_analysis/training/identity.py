@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from bvit_analysis.costs import model_cost
 from bvit_analysis.data import Dataset, recorded_preprocessing
 from bvit_analysis.environment import describe_environment
 from bvit_analysis.errors import BvitError, ConfigError, DataError
-from bvit_analysis.records import load_run
+from bvit_analysis.records import Run, load_run
 from bvit_analysis.sites import Site, describe_sites
 
 
@@ -92,14 +94,26 @@ def is_finished(config: RunConfig, run_dir: Path) -> bool:
     if not (run_dir / "run.json").exists():
         return False
     run = load_run(run_dir)
-    there = _comparable(run.config or {}, run.info.get("data_root"))
-    wanted = _comparable(to_dict(config))
-    if there != wanted:
+    found = _differences(run, config)
+    if found:
         raise ConfigError(
-            f"{run_dir} holds a run with another configuration ({', '.join(differences(there, wanted))});"
-            " choose another folder, or delete it"
+            f"{run_dir} holds a run with another configuration ({', '.join(found)}); choose another folder, or delete it"
         )
     return run.state == "finished"
+
+
+def find_run(config: RunConfig, folders: Iterable[Path]) -> Path | None:
+    """Return the first of some folders that holds this very run, begun or finished, by any release; None if none does."""
+    for folder in folders:
+        with contextlib.suppress(BvitError):  # what cannot be read is not it
+            if not _differences(load_run(folder), config):
+                return folder
+    return None
+
+
+def _differences(run: Run, config: RunConfig) -> list[str]:
+    there = _comparable(run.config or {}, run.info.get("data_root"))
+    return differences(there, _comparable(to_dict(config)))
 
 
 def check_same_data(run_dir: Path, dataset: Dataset, data: DataConfig) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from bvit_analysis.layers.shift import make_shift
 from bvit_analysis.randomness import seeded
 from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
-from bvit_analysis.training.identity import same_bits
+from bvit_analysis.training.identity import find_run, same_bits
 
 
 def teacher_config(config: RunConfig) -> RunConfig:
@@ -29,6 +30,17 @@ def teacher_config(config: RunConfig) -> RunConfig:
 def teacher_run_id(config: RunConfig) -> str:
     """Return the run id of the float teacher: equal for all runs that can share it."""
     return f"teacher-{config_hash(same_bits(teacher_config(config)))[:8]}"
+
+
+def teacher_folder(config: RunConfig, root: Path) -> Path:
+    """Return where the float teacher of a run is, or will be: a folder with it by any name, or one named by its id.
+
+    A release that adds a setting gives another id to the same teacher.
+    """
+    named = root / teacher_run_id(config)
+    if (named / "run.json").exists():
+        return named
+    return find_run(teacher_config(config), sorted(root.glob("teacher-*"))) or named
 
 
 def check_devices(config: RunConfig) -> None:

@@ -40,7 +40,7 @@ from bvit_analysis.training.models import (
     make_optimizer,
     make_student,
     teacher_config,
-    teacher_run_id,
+    teacher_folder,
 )
 from bvit_analysis.training.state import TrainingState, restore_state
 from bvit_analysis.training.teacher import make_teacher
@@ -87,7 +87,7 @@ def train(
     check_same_data(run_dir, dataset, config.data)
 
     def train_first() -> Path:
-        return train_teacher(config, run_dir.parent / teacher_run_id(config), progress=progress)
+        return train_teacher(config, teacher_folder(config, run_dir.parent), progress=progress)
 
     teacher, teacher_figures = make_teacher(config, dataset, run_dir, train_first)
     model, sites = make_student(config, dataset, teacher)

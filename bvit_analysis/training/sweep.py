@@ -35,7 +35,7 @@ from bvit_analysis.pretrained import describe_weights, model_preprocessing
 from bvit_analysis.processes import Child
 from bvit_analysis.records import check_name
 from bvit_analysis.training.interruption import Interrupted, stop_signals
-from bvit_analysis.training.models import check_devices, check_recipe, teacher_run_id
+from bvit_analysis.training.models import check_devices, check_recipe, teacher_folder
 from bvit_analysis.training.run import train, train_teacher
 from bvit_analysis.training.teacher import teacher_origin
 
@@ -124,7 +124,7 @@ def ablate(
     if trains_teacher:
         # Before the others, which would all make it.
         teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
-        folders.append(train_teacher(teacher, out / teacher_run_id(teacher), progress=progress))
+        folders.append(train_teacher(teacher, teacher_folder(teacher, out), progress=progress))
     folders += _run_all(configs, out, at_once, progress, own)
     return folders
 

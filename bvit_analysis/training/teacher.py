@@ -17,6 +17,7 @@ from bvit_analysis.pretrained import Weights, describe_weights
 from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
 from bvit_analysis.training.evaluation import evaluate
+from bvit_analysis.training.identity import check_same_data
 from bvit_analysis.training.models import build, weights_digest
 
 Origin = Literal["none", "given", "trained"]
@@ -80,6 +81,7 @@ def make_teacher(
 
     Raises:
         ConfigError: If its weights do not fit, or are not those that the run began with.
+        DataError: If the teacher that is there has learned other images, or the same ones prepared otherwise.
         RunError: If the teacher's folder has no checkpoint.
     """
     origin = teacher_origin(config, dataset)
@@ -90,6 +92,7 @@ def make_teacher(
     figures: dict[str, Any] = {}
     if origin == "trained":
         folder = train_it()
+        check_same_data(folder, dataset, config.data)
         checkpoint = load_checkpoint(folder)
         if checkpoint is None:
             raise RunError(

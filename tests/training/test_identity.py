@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from bvit_analysis.config import DataConfig, ModelConfig, RunConfig
+from bvit_analysis.config import RECIPES, DataConfig, ModelConfig, RunConfig, get_scale
 from bvit_analysis.errors import ConfigError, DataError
 from bvit_analysis.records import load_run
-from bvit_analysis.training.models import check_devices, teacher_run_id
+from bvit_analysis.training.models import check_devices, teacher_folder, teacher_run_id
 from bvit_analysis.training.run import train
 from tests.support.image_folders import SHAPE, make_pictures, save_weights
 from tests.support.tiny_run import differing, tiny
@@ -163,16 +164,40 @@ def test_a_run_of_older_preparation_with_weights_is_refused(
         train(config, folder, progress=False)
 
 
-def test_ids_of_teachers_of_recorded_runs_stay() -> None:
-    from bvit_analysis.config import RECIPES, get_scale
-
+def test_a_teacher_has_one_id_whatever_cannot_change_its_bits() -> None:
     for scale in ("smoke", "laptop", "bench"):
         config = dataclasses.replace(get_scale(scale), recipe=RECIPES["asm"])
         elsewhere = changed(config, "data", root="/somewhere/else", workers=3)
         assert teacher_run_id(elsewhere) == teacher_run_id(config)
+        assert teacher_run_id(changed(config, "data", img_size=27)) != teacher_run_id(config)
+
+
+def test_the_teacher_of_another_release_is_found_by_what_it_is(
+    whole: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """A release that adds a setting gives another id; the shipped teacher is of one that had fewer."""
     shipped = Path(__file__).parents[2] / "data" / "runs"
     laptop = dataclasses.replace(get_scale("laptop"), recipe=RECIPES["asm"])
-    assert (shipped / teacher_run_id(laptop)).is_dir()
+    (there,) = shipped.glob("teacher-*")
+    assert teacher_folder(laptop, shipped) == there
+    config = config_of(pictures)
+    (mine,) = whole.parent.glob("teacher-*")
+    shutil.copytree(mine, tmp_path / "teacher-of-old")
+    (tmp_path / "teacher-damaged").mkdir()
+    (tmp_path / "teacher-damaged" / "run.json").write_text("{")
+    assert teacher_folder(config, tmp_path) == tmp_path / "teacher-of-old"
+    other = changed(config, "teacher", steps=3)
+    assert teacher_folder(other, tmp_path) == tmp_path / teacher_run_id(other)
+
+
+def test_a_teacher_of_other_images_is_refused(whole: Path, pictures: Path, tmp_path: Path) -> None:
+    (mine,) = whole.parent.glob("teacher-*")
+    shutil.copytree(mine, tmp_path / mine.name)
+    info = json.loads((mine / "run.json").read_text())
+    (tmp_path / mine.name / "run.json").write_text(json.dumps(info | {"data_fingerprint": "0"}))
+    with pytest.raises(DataError, match=f"not those that .*{mine.name} began with"):
+        train(config_of(pictures), tmp_path / "run", progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "cdua", "meta", "cuda:x"])
