@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from bvit_analysis.convert import binarize, build_model, calibrate, check_layers
 from bvit_analysis.data import Dataset, evaluation_batches
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.layers.shift import make_shift
+from bvit_analysis.pretrained import describe_weights
 from bvit_analysis.randomness import seeded
 from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
@@ -129,6 +131,13 @@ def build(config: RunConfig, dataset: Dataset, *, first_weights: bool = True) ->
     model = config.model
     if not first_weights:
         model = dataclasses.replace(model, pretrained=False, checkpoint="")
+    weights = describe_weights(model)
+    if weights is not None and weights.num_classes != dataset.num_classes:
+        print(
+            f"{weights.source} has a head for {weights.num_classes} classes; a new one for {dataset.num_classes} is learned"
+            " from labels",
+            file=sys.stderr,
+        )
     with seeded(config.seed, "init"):
         return build_model(
             model,

@@ -15,6 +15,7 @@ from bvit_analysis.cli import main
 from bvit_analysis.config import DataConfig, ModelConfig, RunConfig, WatchConfig, get_recipe
 from bvit_analysis.data import load_dataset
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.packed.run import model_of_run
 from bvit_analysis.pretrained import model_preprocessing
 from bvit_analysis.records import load_run
 from bvit_analysis.records.checkpoints import MODEL, load_checkpoint, part
@@ -199,7 +200,11 @@ def test_origin_of_timms_own_weights(pictures: Path) -> None:
 
 
 def test_no_network_is_asked_where_there_is_a_file(
-    pictures: Path, weights: dict[int, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pictures: Path,
+    weights: dict[int, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a network was asked")
@@ -215,7 +220,8 @@ def test_no_network_is_asked_where_there_is_a_file(
     labels = dataclasses.replace(get_recipe("asm"), distillation=False)
     config = config_of(pictures, weights[7], recipe=labels)
     folder = train(config, tmp_path / "labels", progress=False)
-    # its head is new: there is no accuracy to speak of
+    # its head is new, which is said: there is no accuracy to speak of
+    assert "has a head for 7 classes; a new one for 3 is learned" in capsys.readouterr().err
     assert set(load_run(folder).info["teacher"]) == {"teacher_sha256"}
 
 
@@ -243,7 +249,9 @@ def test_images_are_prepared_as_the_model_expects(
     recorded = load_run(folder).info["preprocessing"]
     for field in ("mean", "std"):
         assert tuple(recorded[field]) == expected[field]
-    # white is not in the pictures, so the bounds are those of the pixels that are
+    # a packed file of the run prepares images the same way
+    packed = model_of_run(folder)[1]["data"]
+    assert (tuple(packed["mean"]), tuple(packed["std"])) == (expected["mean"], expected["std"])
     pixels = load_dataset(config.data).train.images
     mean, std = (torch.tensor(expected[field]).view(-1, 1, 1) for field in ("mean", "std"))
     prepared = (pixels / 255 - mean) / std
