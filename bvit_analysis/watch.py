@@ -354,9 +354,13 @@ class Watch:
         if self.steps == self._first_step:
             self._verifier.ask_own()
             self._verifier.warn()
-            if self._panel.levels is not None:
-                self._panel.levels.warn()
+            if self._panel.levels is not None and self._panel.levels.unfollowed():
+                self._verifier.ask(
+                    self.steps
+                )  # a layer that sets itself up in its first pass shows more in the next
             self._note_sites()
+        elif self.steps == self._first_step + 1 and self._panel.levels is not None:
+            self._panel.levels.warn()
         if self._panel.heard_nothing:
             self._warn(
                 "heard nothing",

@@ -12,7 +12,7 @@ from torch import Tensor
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.instruments.base import Instrument, Rows, Watched
 from bvit_analysis.instruments.spy import WeightProgram
-from bvit_analysis.instruments.verification import MOST_LEVELS, zero_level
+from bvit_analysis.instruments.verification import MOST_LEVELS, levels_of, zero_level
 from bvit_analysis.measures import share
 from bvit_analysis.records.columns import catalogued
 from bvit_analysis.sites import Site
@@ -57,7 +57,7 @@ class LevelInstrument(Instrument):
     def attach(self, watched: Watched) -> None:
         super().attach(watched)
         self.steps = 0
-        self._sources: dict[int, WeightProgram | None] = {}
+        self._sources: dict[int, LevelSource | None] = {}
         self._levels: dict[int, _Levels] = {}
         self._unfollowed: set[int] = set()
 
@@ -80,7 +80,7 @@ class LevelInstrument(Instrument):
                 self._unfollowed.add(site_id)
             return
         self._unfollowed.discard(site_id)
-        self._sources[site_id] = program
+        self._sources[site_id] = None if program is None else level_source(program)
         if site_id not in self._levels or self.steps == 0:
             now = self._read(site_id)
             empty = torch.zeros(3, dtype=torch.int64, device=now.device)
@@ -181,9 +181,9 @@ class LevelInstrument(Instrument):
         site = self.watched.sites[site_id]
         if site.effective_level is not None:
             return _given_levels(site)
-        program = self._sources[site_id]
-        assert program is not None
-        return levels_by_program(program)
+        source = self._sources[site_id]
+        assert source is not None
+        return source.read()
 
 
 @torch.no_grad()
@@ -204,29 +204,47 @@ def _given_levels(site: Site) -> Tensor:
     return whole.to(torch.int16).reshape(site.shape)
 
 
+@final
+@dataclass(frozen=True)
+class LevelSource:
+    """Where the levels of a layer's weights are read off: a whole number on the way to the used weight, or its values."""
+
+    program: WeightProgram
+    number: int | None = None
+    "Of the value that the layer rounds to whole numbers, or to halves of odd ones; None takes the values of the used weight."
+    ternary: bool = False
+    "Whether the values are one below, at and above 0."
+
+    @torch.no_grad()
+    def read(self) -> Tensor:
+        """Return the level of each weight that the layer would use now, int16, in the site's shape."""
+        if self.number is None:
+            used = self.program.run()
+            return _signs(used) if self.ternary else _lattice(used)
+        values = self.program.run_all(self.number)
+        values.pop(self.program.result, None)
+        return torch.floor(next(iter(values.values())).float() + _CLOSE).to(torch.int16)
+
+
 @torch.no_grad()
-def levels_by_program(program: WeightProgram) -> Tensor:
-    """Return the level of each weight that a layer would use now, int16, in the site's shape.
+def level_source(program: WeightProgram) -> LevelSource:
+    """Return where the levels can be read off, with the weights as they are now.
 
-    They are the whole numbers that the layer's own computation rounds to, where it does; else they are told by the
-    values of the used weight, row by row, as multiples of the smallest distance of two.
-
-    Args:
-        program: How the used weight comes to be.
+    Taken is the last value on the way to the used weight that is a whole number, or half of an odd one, wherever equal
+    ones mean equal used weights and higher ones higher weights, row by row or column by column. Where there is none,
+    as with masks alone, it is the used weight itself, in multiples of the smallest distance of two of a row's values.
     """
     values = program.run_all(*program.same_size)
     used = values.pop(program.result)
-    for candidate in reversed(list(values.values())):
+    for value, candidate in reversed(list(values.items())):
         if candidate.dtype == torch.bool:
             continue
         doubled = 2 * candidate.float()
-        whole = doubled.round()
-        if bool(((doubled - whole).abs() > _CLOSE).any()):
+        if bool(((doubled - doubled.round()).abs() > _CLOSE).any()):
             continue
-        codes = torch.floor(whole / 2).to(torch.int16)
-        if _same_order(codes, used):
-            return codes
-    return _levels_by_value(used)
+        if _same_order(torch.floor(candidate.float() + _CLOSE).to(torch.int16), used):
+            return LevelSource(program, value.number)
+    return LevelSource(program, ternary=levels_of(used) <= 3)
 
 
 def _same_order(codes: Tensor, used: Tensor) -> bool:
@@ -261,23 +279,17 @@ def _same_order_in_rows(codes: Tensor, used: Tensor) -> bool:
     return True
 
 
-def _levels_by_value(used: Tensor) -> Tensor:
-    flat = used.detach().reshape(len(used), -1).double()
-    flat = flat.masked_fill(zero_level(flat), 0.0)
+def _signs(used: Tensor) -> Tensor:
+    return used.masked_fill(zero_level(used), 0.0).sign().to(torch.int16)
+
+
+def _lattice(used: Tensor) -> Tensor:
+    flat = used.masked_fill(zero_level(used), 0.0).reshape(len(used), -1).double()
     ordered = flat.sort(dim=1).values
     size = ordered.abs().amax(dim=1, keepdim=True)
     steps = ordered[:, 1:] - ordered[:, :-1]
-    steps = torch.where(steps > _CLOSE * size, steps, torch.inf)
-    step = steps.amin(dim=1, keepdim=True)
-    few = int((flat.sign().unique().numel() == 3) and _distinct_at_most(ordered, 3))
-    if few:
-        return flat.sign().to(torch.int16).reshape(used.shape)
-    step = torch.where(step.isfinite(), step, size.clamp(min=1e-30))
+    step = torch.where(steps > _CLOSE * size, steps, torch.inf).amin(dim=1, keepdim=True)
+    step = torch.where(step.isfinite(), step, size.clamp(min=torch.finfo(torch.float64).tiny))
     ratio = flat / step
     whole = (ratio - ratio.round()).abs().amax(dim=1, keepdim=True) < 0.1
     return torch.where(whole, ratio.round(), ratio.floor()).to(torch.int16).reshape(used.shape)
-
-
-def _distinct_at_most(ordered: Tensor, most: int) -> bool:
-    size = ordered.abs().amax(dim=1, keepdim=True)
-    return bool((1 + ((ordered[:, 1:] - ordered[:, :-1]) > _CLOSE * size).sum(dim=1) <= most).all())

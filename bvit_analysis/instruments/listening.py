@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -10,6 +11,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.utils.hooks import RemovableHandle
 
 
@@ -124,7 +126,10 @@ class Tap:
         if torch.compiler.is_compiling():
             _send(switch.token, self.number, inputs, output)
         else:
-            self.deliver(module, inputs, output)
+            # A hook of a module around compiled ones runs outside the graph, where its own code must stay uncompiled.
+            compiler = sys.modules.get("torch._dynamo")
+            deliver = self.deliver if compiler is None else compiler.disable(self.deliver)
+            deliver(module, inputs, output)
 
     def start(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         """Be the forward pre-hook of a tap of starts."""
@@ -175,8 +180,14 @@ def _send(token: Tensor, number: int, inputs: Iterable[Any], output: Any) -> Non
     torch.ops.bvit_analysis.hear(token, number, given, made)
 
 
-# An operation that no compiler looks into: so a tap is a node of the one graph, and not a break of it.
-@torch.library.custom_op("bvit_analysis::hear", mutates_args=("token",))
+# An operation that no compiler looks into: so a tap is a node of the one graph, and not a break of it. What runs inside
+# is ours and must not be compiled either; torch.compiler.disable would import the compiler for all who never compile.
+@torch.library.custom_op(
+    "bvit_analysis::hear",
+    mutates_args=("token",),
+    schema="(Tensor(a!) token, int number, Tensor[] inputs, Tensor[] outputs) -> ()",
+)
+@_disable_dynamo
 def _hear(token: Tensor, number: int, inputs: list[Tensor], outputs: list[Tensor]) -> None:
     tap = _TAPS.get(number)
     if tap is not None:

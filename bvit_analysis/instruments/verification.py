@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ class Verdict:
     differing: float = 0.0
     "Share of the compared that differ."
     levels: int | None = None
-    "Most different values that a row of the used weight has; None if unknown."
+    "Most different values that a row of the used weight has had; None if unknown."
     reason: str = "no forward pass was seen"
     "Why it never was compared."
 
@@ -150,6 +151,11 @@ class Verifier:
 
     def warn(self) -> None:
         """Say once which sites could not be verified, and why."""
+        compiled = "torch._dynamo" in sys.modules
+        for site_id, verdict in self.verdicts.items():
+            if compiled and verdict == Verdict():
+                text = "no forward pass was seen outside a compiled graph; let one run before compiling"
+                self.verdicts[site_id] = Verdict(reason=text)
         new = [i for i, v in self.verdicts.items() if not v.how and i not in self._warned]
         self._warned |= set(new)
         if new:
@@ -212,7 +218,7 @@ class Verifier:
             step=self._step,
             compared=compared,
             differing=differing,
-            levels=levels_of(used),
+            levels=max(levels_of(used), self.verdicts[site_id].levels or 0),
             reason="every weight was used as 0",
         )
         if not differing or not first:
@@ -317,9 +323,12 @@ def levels_of(weight: Tensor) -> int:
     ways = [weight.reshape(len(weight), -1)[:_ROWS]]
     if weight.ndim > 1:
         ways.append(weight.movedim(1, 0).reshape(weight.shape[1], -1)[:_ROWS])
-    # Rows of two or three places tell nothing, where others are longer.
-    telling = [way for way in ways if way.shape[1] > 3] or ways
-    return min(_distinct(way) for way in (*telling, ways[0].reshape(1, -1)))
+    ways.append(ways[0].reshape(1, -1))
+    found = [(_distinct(way), way.shape[1]) for way in ways]
+    longest = max(length for _, length in found[:-1])
+    # A row has to be long to show all its levels, and one as long as it has values shows none.
+    telling = [levels for levels, length in found if length >= 4 * levels]
+    return min(telling or [levels for levels, length in found if length > 3 or length == longest])
 
 
 def _distinct(rows: Tensor) -> int:
