@@ -1,6 +1,7 @@
 """Data sets and their batches: the embedded Fashion-MNIST, and everything timm reads."""
 
 from bvit_analysis.data.batches import Batch as Batch
+from bvit_analysis.data.batches import check_batch_size as check_batch_size
 from bvit_analysis.data.batches import evaluation_batches as evaluation_batches
 from bvit_analysis.data.batches import train_batches as train_batches
 from bvit_analysis.data.dataset import SPLITS as SPLITS

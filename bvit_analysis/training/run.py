@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from bvit_analysis.config import Recipe, RunConfig
-from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
+from bvit_analysis.data import Dataset, check_batch_size, evaluation_batches, load_dataset
 from bvit_analysis.errors import BvitError, RunError
 from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
@@ -43,7 +43,7 @@ from bvit_analysis.training.models import (
     teacher_folder,
 )
 from bvit_analysis.training.state import TrainingState, restore_state
-from bvit_analysis.training.teacher import make_teacher
+from bvit_analysis.training.teacher import make_teacher, teacher_origin
 from bvit_analysis.training.waiting import wait_for_writer
 from bvit_analysis.watch import Watch
 
@@ -85,11 +85,13 @@ def train(
     torch.set_num_threads(config.training.threads)
     dataset = load_dataset(config.data, model_preprocessing(config.model))
     check_same_data(run_dir, dataset, config.data)
+    origin = teacher_origin(config, dataset)
+    check_batch_size(dataset, config.training.batch_size)  # before a teacher is trained
 
     def train_first() -> Path:
         return train_teacher(config, teacher_folder(config, run_dir.parent), progress=progress)
 
-    teacher, teacher_figures = make_teacher(config, dataset, run_dir, train_first)
+    teacher, teacher_figures = make_teacher(config, dataset, run_dir, origin, train_first)
     model, sites = make_student(config, dataset, teacher)
     info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
     opened = _open(config, run_dir, info, measures)

@@ -66,6 +66,7 @@ def make_teacher(
     config: RunConfig,
     dataset: Dataset,
     run_dir: Path,
+    origin: Origin,
     train_it: Callable[[], Path],
 ) -> tuple[nn.Module | None, dict[str, Any]]:
     """Return the frozen float teacher of a run on its device, and its figures; it is trained first where it must be.
@@ -77,14 +78,14 @@ def make_teacher(
         config: The run's.
         dataset: What it learns from.
         run_dir: The run's folder; one that was begun keeps its teacher.
+        origin: As teacher_origin() returned it.
         train_it: Trains the teacher and returns its folder.
 
     Raises:
-        ConfigError: If its weights do not fit, or are not those that the run began with.
+        ConfigError: If its weights are not those that the run began with.
         DataError: If the teacher that is there has learned other images, or the same ones prepared otherwise.
         RunError: If the teacher's folder has no checkpoint.
     """
-    origin = teacher_origin(config, dataset)
     if origin == "none":
         return None, {}
     begun = _recorded(run_dir)

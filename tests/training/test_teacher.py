@@ -327,3 +327,14 @@ def test_an_ablation_over_given_weights_trains_no_teacher(
     folders = ablate(base, tmp_path, recipes=["baseline"], seeds=[0], progress=False)
     assert [folder.name for folder in folders] == ["baseline-seed0"]
     assert [path.name for path in tmp_path.iterdir()] == ["baseline-seed0"]
+
+
+def test_a_batch_that_the_images_cannot_fill_is_refused_before_a_teacher_is_trained(
+    pictures: Path, weights: dict[int, Path], tmp_path: Path
+) -> None:
+    # the preset's 512 on a small folder
+    config = config_of(pictures, weights[7], teacher=tiny().teacher)
+    large = dataclasses.replace(config.training, batch_size=512)
+    with pytest.raises(ConfigError, match=r"from 1 to the 22 training images, got 512"):
+        train(dataclasses.replace(config, training=large), tmp_path / "run", progress=False)
+    assert list(tmp_path.iterdir()) == []
