@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from bvit_analysis.files import DamagedFile, open_regular
 _FAULTS = (
     zipfile.BadZipFile,
     zlib.error,
+    SyntaxError,  # numpy reads the header of a damaged array as Python
+    tokenize.TokenError,
     OSError,
     EOFError,
     ValueError,
