@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.instruments.compiled import is_compiled
 from bvit_analysis.instruments.spy import SeenWeight, WeightProgram, WeightSpy
 from bvit_analysis.sites import Site
 
@@ -152,7 +152,7 @@ class Verifier:
 
     def warn(self) -> None:
         """Say once which sites could not be verified, and why."""
-        compiled = "torch._dynamo" in sys.modules
+        compiled = is_compiled()
         for site_id, verdict in self.verdicts.items():
             if compiled and verdict == Verdict():
                 text = "no forward pass was seen outside a compiled graph; let one run before compiling"
