@@ -16,7 +16,14 @@ from bvit_analysis.records.columns import MEASURES
 from bvit_analysis.records.declaration import MAX_OWN, ROWS_OF, Declared
 from bvit_analysis.records.format import KEYS, SCHEMAS
 from bvit_analysis.records.measure import Measure
-from bvit_analysis.records.parts import MAX_PART_VALUES, check_part, part_paths, read_part
+from bvit_analysis.records.parts import (
+    MAX_PART_VALUES,
+    check_part,
+    part_paths,
+    read_part,
+    stray_names,
+)
+from bvit_analysis.records.unpacked import Unpacked
 from bvit_analysis.records.validity import sound
 
 
@@ -54,15 +61,23 @@ class RowReader:
 
     def check(self) -> None:
         """Look at the last bytes of every part, so that what is damaged is named at once."""
+        unpacked = Unpacked()
         for kind in SCHEMAS:
             try:
                 parts = part_paths(self._path, kind)
+                strangers = stray_names(self._path, kind)
             except DamagedFile as error:
                 self._left_out(self._path / kind, error)
                 continue
+            if strangers:
+                self._left_out(
+                    self._path / kind,
+                    f"{len(strangers)} file(s) that are no parts, {strangers[0][:80]!r} first",
+                )
             for part in parts:
                 try:
                     layout = check_part(part, kind, run_id=self._run_id)
+                    unpacked.take(part.stat().st_size, layout.unpacked)
                 except FileNotFoundError:
                     continue  # merged into another part since it was listed
                 except DamagedFile as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -199,31 +199,36 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
         others are named in a RunWarning.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    asked = weight_sites(run) if site is None else [site]
-    faults: dict[str, str] = {}
-    for name in asked:
-        try:
-            found[name] = run.counts(name)
-        except RunError as error:
-            faults[name] = str(error)
-    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
-    if found and faults:
-        first, reason = next(iter(faults.items()))
-        warnings.warn(
-            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
-            f" {first} first: {reason}",
-            RunWarning,
-            stacklevel=2,
-        )
-    return found
+    return dict(_counts_by_site(run, weight_sites(run) if site is None else [site]))
 
 
 def flip_totals(run: Run) -> tuple[int, int, int]:
     """Return gross flips, net flips and number of weights of a whole run; zeros where none are stored."""
     gross = net = weights = 0
-    for counts in flip_counts(run).values():
+    # One at a time: together they may fill the memory.
+    for _, counts in _counts_by_site(run, weight_sites(run)):
         gross += int(counts["gross"].sum(dtype=np.int64))
         net += int((counts["first_sign"] != counts["last_sign"]).sum())
         weights += counts["gross"].size
     return gross, net, weights
+
+
+def _counts_by_site(run: Run, asked: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the counts of each site that has some, and say at the end which of them have none."""
+    faults: dict[str, str] = {}
+    for name in asked:
+        try:
+            counts = run.counts(name)
+        except RunError as error:
+            faults[name] = str(error)
+        else:
+            yield name, counts
+    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
+    if faults and len(faults) < len(asked):
+        first, why = next(iter(faults.items()))
+        warnings.warn(
+            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
+            f" {first} first: {why}",
+            RunWarning,
+            stacklevel=4,
+        )
