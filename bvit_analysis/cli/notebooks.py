@@ -157,13 +157,13 @@ def print_statuses(statuses: Sequence[JobStatus]) -> None:
     """Print one line a notebook: state, seconds, name and what went wrong."""
     for status in statuses:
         line = f"{status.state:<12} {status.seconds:6.1f} s  {status.name}  {status.error or ''}"
-        print(_printable(line.rstrip()))
+        print(printable(line.rstrip()))
     _print_left_out(text for status in statuses for text in status.left_out)
 
 
 def _print_left_out(texts: Iterable[str]) -> None:
     for text in dict.fromkeys(texts):
-        print(_printable(f"left out a run: {text}"), file=sys.stderr)
+        print(printable(f"left out a run: {text}"), file=sys.stderr)
 
 
 def _jobs(options: argparse.Namespace) -> list[NotebookJob]:
@@ -233,9 +233,9 @@ def _dry_run(jobs: Sequence[NotebookJob], options: argparse.Namespace) -> int:
         print(json.dumps(data, indent=1))
         return code
     for one in found.jobs:
-        print(_printable(_line(one)))
+        print(printable(_line(one)))
     for name, why in refused.items():
-        print(_printable(f"refuse                       {name}  {why}"))
+        print(printable(f"refuse                       {name}  {why}"))
     print(_totals(found))
     _print_left_out(left_out)
     return _refuse(problems, as_json=False) if problems else code
@@ -310,7 +310,8 @@ def _refuse(problems: Sequence[str], *, as_json: bool) -> int:
     return 2
 
 
-def _printable(text: str) -> str:
-    from bvit_analysis.suite.progress import printable
+def printable(text: str) -> str:
+    """Return a text that may be printed: names and errors come from notebooks and folders."""
+    from bvit_analysis.suite.progress import printable as without_control
 
-    return printable(text)
+    return without_control(text)

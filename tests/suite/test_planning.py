@@ -53,7 +53,7 @@ def test_a_grid_over_runs_and_parameters_is_their_product(root: Path) -> None:
         f"03_weights--{of_run(run)}--window-{window}--site-{site}"
         for run in runs
         for window in (50, 7)
-        for site in ("empty", "blocks.0-attn")
+        for site in ("empty", "blocks.0-attn-5d7525c7")
     ] + ["07_costs--window-50", "07_costs--window-7"]
     assert jobs[1].parameters == {
         "runs": [str(runs[0])],
