@@ -233,8 +233,9 @@ class Run:
             if one is None or one.kind != "result" or found is None:
                 continue
             number = isinstance(found, (int, float)) and not isinstance(found, bool)
+            number = number and (isinstance(found, float) or abs(found) <= MAX_STEP)
             if not number or not one.holds(found):
-                text = f"{name} {str(found)[:40]!r} is not {one.range_words()}, taken as missing"
+                text = f"{name} {shown(found)[:40]!r} is not {one.range_words()}, taken as missing"
                 self._note(self.path / "result.json", text)
                 value[name] = None
         return value

@@ -146,7 +146,7 @@ def write_report(
     rendered = [drawn for _, (_, drawn, _, _) in drawn_each]
     figures = [files for _, (_, _, files, _) in drawn_each]
     rows, damages = run_rows(run_folders(statuses) if runs is None else [Path(run) for run in runs])
-    damages = list(dict.fromkeys([*damages, *left_out]))
+    damages = list(dict.fromkeys([*left_out, *damages]))
     common = {
         "title": title,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
