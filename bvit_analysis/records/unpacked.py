@@ -6,7 +6,7 @@ from typing import final
 
 from bvit_analysis.files import DamagedFile
 
-FREE_BYTES = 96 * 2**20
+FREE_BYTES = 64 * 2**20
 "What is unpacked without a question."
 MOST_RATIO = 100
 "Times its size on disk that a record may take in memory beyond that; recorded runs take 1 to 10 times."

@@ -18,6 +18,7 @@ import pandas as pd
 from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
+from bvit_analysis.tables.seeds import mark_diverged
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 
 LATE = 0.1
@@ -99,7 +100,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
     columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
-    return remember(pd.concat(parts, ignore_index=True)[columns], own)
+    frame = remember(pd.concat(parts, ignore_index=True)[columns], own)
+    return mark_diverged(frame, listed)
 
 
 def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -126,7 +128,9 @@ def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -
         .reset_index()
     )
     sums[name] = sums["_sum"] / sums["_weight"]
-    return sums[[*keys, name]]
+    means = sums[[*keys, name]]
+    means.attrs = dict(frame.attrs)
+    return means
 
 
 def late_rows(frame: pd.DataFrame, *, share: float = LATE) -> pd.DataFrame:
@@ -179,7 +183,7 @@ def scalar_frame(runs: Runs) -> pd.DataFrame:
     parts = [part for part in parts if not part.empty]
     if not parts:
         return pd.DataFrame(columns=[*RUN_COLUMNS, "step", "loss", "accuracy"])
-    return pd.concat(parts, ignore_index=True)
+    return mark_diverged(pd.concat(parts, ignore_index=True), as_runs(runs))
 
 
 def weight_sites(run: Run) -> list[str]:
