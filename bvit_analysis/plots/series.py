@@ -14,7 +14,7 @@ from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.extras import missing_extra
 from bvit_analysis.plots import style
 from bvit_analysis.records import Run
-from bvit_analysis.tables.seeds import diverged_runs, in_common
+from bvit_analysis.tables.seeds import diverged_runs, in_common, without_diverged
 
 Data: TypeAlias = tables.Runs | pd.DataFrame
 "A run, a list of runs, or the frame that the plot's own table function makes of them."
@@ -80,22 +80,24 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
     if by == "recipe":
         recipes = tables.ordered(frame["recipe"])
         shared, counts = in_common(frame, name)
-        seaborn.lineplot(
-            data=shared,
-            x="step",
-            y=name,
-            hue="recipe",
-            hue_order=recipes,
-            palette=colours,
-            errorbar=("pi", 100) if shared["run"].nunique() > len(recipes) else None,
-            legend=False,
-            marker=dots or None,
-            markersize=4,
-            ax=ax,
-        )
+        if len(shared):
+            seaborn.lineplot(
+                data=shared,
+                x="step",
+                y=name,
+                hue="recipe",
+                hue_order=recipes,
+                palette=colours,
+                errorbar=("pi", 100) if shared["run"].nunique() > len(recipes) else None,
+                legend=False,
+                marker=dots or None,
+                markersize=4,
+                ax=ax,
+            )
         for recipe in recipes:
             text = f"{style.clip(recipe, 30)} ({counts[recipe]})"
             handles.append(style.key(text, colours[recipe]))
+        _draw_alone(ax, frame[~frame["recipe"].isin(shared["recipe"])], name, colours)
         handles += _draw_diverged(ax, frame, name, colours)
     else:
         repeats: dict[str, int] = {}
@@ -116,6 +118,13 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
             handles.append(style.key(label, colours[recipe], line=dashes))
     style.titles(ax, x=STEP)
     style.legend(ax, handles=[*handles, *already])
+
+
+def _draw_alone(ax: Axes, frame: pd.DataFrame, name: str, colours: Mapping[str, Any]) -> None:
+    """Draw each run of recipes without a mean, faintly."""
+    for _, rows in without_diverged(frame).groupby("run"):
+        colour = colours[str(rows["recipe"].iloc[0])]
+        ax.plot(rows["step"], rows[name], color=colour, linewidth=0.8, alpha=0.4)
 
 
 def _draw_diverged(

@@ -366,6 +366,8 @@ def _lock(out: Path) -> Iterator[None]:
 
     lock = filelock.FileLock(out / ".suite.lock")
     try:
+        # filelock waits where it may not write, as if somebody else held the lock.
+        (out / ".suite.lock").open("a").close()
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
         raise SuiteError(
