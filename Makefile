@@ -28,11 +28,11 @@ setup: $(READY)
 # The stamp is written last: a set-up that was killed half-way is begun again from nothing.
 $(READY): pyproject.toml requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit("error: Python 3.11 or newer is needed, $(PYTHON) is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
-	@echo 'Setting up .venv once: about 6.6 GB on disk (most of it torch), 2 to 10 minutes by the network, no output till it ends.'
+	@echo 'Setting up .venv once: about 7.0 GB on disk (most of it torch), 2 to 10 minutes by the network, no output till it ends.'
 	@rm -rf $(VENV)
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --progress-bar off -r requirements.txt
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[train,runtime,notebooks,docs,dev,cluster]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e '.[train,trackers,runtime,notebooks,lightning,huggingface,docs,dev,cluster]'
 	@touch $@
 
 reproduce: $(READY)

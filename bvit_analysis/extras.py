@@ -20,6 +20,9 @@ TRAIN_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "tqdm")
 "What the extra `train` brings."
 
 NEED_TRAIN = (
+    "adapters.accelerate",
+    "adapters.huggingface",
+    "adapters.lightning",
     "convert",
     "costs.ledger",
     "data",

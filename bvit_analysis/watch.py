@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 import zlib
@@ -12,16 +13,19 @@ from typing import Any, Self, final
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.environment import describe_environment
 from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
-from bvit_analysis.instruments import Instrument, Rows, Watched, check_signs
+from bvit_analysis.instruments import Instrument, Rows, Watched
+from bvit_analysis.instruments.compiled import forget_compiled
+from bvit_analysis.instruments.identity import Identities
+from bvit_analysis.instruments.optimizer import StepHooks, check_moves
 from bvit_analysis.instruments.standard import Panel, standard
+from bvit_analysis.instruments.verification import MOST_LEVELS, Verifier, levels_of
 from bvit_analysis.records import SCHEMAS, Measure, RunWriter, check_name
-from bvit_analysis.sites import Site, describe_sites, find_sites
+from bvit_analysis.sites import Site, describe_sites, distinct, find_sites
 
 _FLUSH_STEPS = 64
 _FLUSH_SECONDS = 1.0
@@ -37,6 +41,9 @@ class Watch:
     entered the model carries hooks, all of which are removed at the end, also after an error; copies of the model
     made meanwhile (an EMA, for example) are not watched.
 
+    The first forward pass, and one every so often, shows whether the tracked signs are those that the model uses. A
+    wrong one is refused in that first pass; what could not be seen is said, and stands in run.json.
+
     Args:
         model: The model that is trained, of any kind that has sites.
         run_dir: Folder of the run, made here unless a writer is given; its name is the run id.
@@ -44,7 +51,8 @@ class Watch:
             once.
         config: What is measured how often.
         optimizer: If given, step() finds out whether the optimizer really stepped (a GradScaler may skip it), and
-            recorded gradients are those that the optimizer was given.
+            recorded gradients are those that the update used. What wraps an optimizer will do: of accelerate,
+            Lightning, Lookahead, SAM or PARQ.
         teacher: Float model with the same module paths, for twin_agreement; run it yourself on the same images.
         info: Further keys of run.json.
         writer: Where to record, if the run is somebody else's, who then tells its state and closes it.
@@ -53,8 +61,8 @@ class Watch:
             declares beside the catalogue becomes columns of the run; a writer that is given must declare it too.
 
     Raises:
-        ConfigError: If there is nothing to watch, a tracked sign is not the one that the forward pass uses, or what an
-            instrument declares is wrong.
+        ConfigError: If there is nothing to watch, the optimizer moves none of it, several processes train the model, or
+            what an instrument declares is wrong.
     """
 
     def __init__(
@@ -64,7 +72,7 @@ class Watch:
         *,
         sites: Sequence[Site] | None = None,
         config: WatchConfig | None = None,
-        optimizer: Optimizer | None = None,
+        optimizer: Any = None,
         teacher: nn.Module | None = None,
         info: Mapping[str, Any] | None = None,
         writer: RunWriter | None = None,
@@ -74,29 +82,35 @@ class Watch:
         self.run_dir = Path(run_dir)
         check_name(self.run_dir.name)
         self.config = config or WatchConfig()
-        self.sites = _distinct(find_sites(model) if sites is None else sites)
-        if not self.sites and sites is None:
+        self.sites = distinct(find_sites(model) if sites is None else sites)
+        if not self.sites and writer is None:
             raise ConfigError(
                 f"found nothing binary in the {type(model).__name__}; binarize it first, or pass"
                 " sites=find_sites(model, effective_sign={YourLayer: fn})"
             )
+        _check_alone()
         self.total_steps = total_steps
         self.skipped_steps = 0
-        self._optimizer = optimizer
         self._info = dict(info or {})
         self._writer, self._owns_writer = writer, writer is None
-        ids = _site_ids(self.sites, writer)
-        watched = Watched(model, ids, self.config, teacher=teacher, total_steps=total_steps)
-        check_signs(list(watched.weights.values()))
+        self._ids = _site_ids(self.sites, writer)
+        watched = Watched(model, self._ids, self.config, teacher=teacher, total_steps=total_steps)
+        self._watched = watched
+        self._identities = Identities(model, self.sites)
         self._panel = Panel(standard() if instruments is None else instruments, watched)
         self.flips = self._panel.flips
         self._trajectories = self._panel.trajectories
         self._listeners = self._panel.listeners
+        self._verifier = Verifier(self._ids, self._see)
+        self._hooks: StepHooks | None = None
+        if optimizer is not None:
+            latents = [site.latent for site in self.sites if site.latent is not None]
+            self._hooks = StepHooks(optimizer, latents, self._gather)
         if writer is not None:
             _check_declared(self._panel.own, writer)
         self._handles: list[RemovableHandle] = []
-        self._stepped = 0
-        self._inside = self._loaded = False
+        self._inside = self._loaded = self._resumes = False
+        self._said: set[str] = set()
         self._scalars: list[dict[str, float]] = []
         self._pending: list[Rows] = []
         self._flushed_at = time.monotonic()
@@ -111,8 +125,34 @@ class Watch:
         """Bytes that counting takes, all weights together; scratch and tables included."""
         return self.flips.tracker.state_bytes()
 
+    @classmethod
+    def resume(
+        cls, run_dir: str | Path, model: nn.Module, state: Mapping[str, Tensor], **options: Any
+    ) -> Watch:
+        """Return a watch that goes on with a run, with rows equal to those of a run that was never interrupted.
+
+        Args:
+            run_dir: The folder of the run.
+            model: The model, restored to where the state was taken.
+            state: What state_dict() returned, saved in the same checkpoint as the model and the optimizer.
+            options: As for Watch, the same as when the run began.
+
+        Raises:
+            CheckpointError: If the state is of other sites or instruments.
+            ConfigError: As for Watch.
+        """
+        watch = cls(model, run_dir, **options)
+        watch.load_state_dict(state)
+        watch._resumes = True
+        return watch
+
     def __enter__(self) -> Self:
+        fresh = not self.run_dir.exists() or not any(self.run_dir.iterdir())
+        self._disposable = fresh and self._owns_writer
         try:
+            self._identities.follow()
+            if self._hooks is not None:
+                check_moves(self._hooks.optimizer, self.sites)
             if not self._loaded:
                 self._pending += self._panel.start()
             self._panel.rehearse()
@@ -122,6 +162,7 @@ class Watch:
         except BaseException:
             self._detach()
             raise
+        self._first_step = self.steps + 1
         self._inside = True
         return self
 
@@ -168,18 +209,40 @@ class Watch:
         for name in scalars:
             if name not in _SCALARS:
                 raise ConfigError(unknown_name("scalar", name, _SCALARS))
+        given = scalars if loss is None else {"loss": loss, **scalars}
+        numbers = {name: _number(name, value) for name, value in given.items()}
+        self._identities.check()
         if not self._was_applied(applied):
             self.skipped_steps += 1
+            self._panel.skip()
             return
         self._pending.append(self._panel.step())
+        self._say_what_was_not_seen()
         self._panel.listen()
-        given = scalars if loss is None else {"loss": loss, **scalars}
-        self._scalars.append(
-            {"step": self.steps, **{name: _number(value) for name, value in given.items()}}
-        )
+        if self.steps % self.config.verification_every == 0:
+            self._verifier.ask(self.steps)
+        self._scalars.append({"step": self.steps, **numbers})
         waited = time.monotonic() - self._flushed_at
         if len(self._scalars) >= _FLUSH_STEPS or waited >= _FLUSH_SECONDS:
             self._flush()
+
+    @torch.no_grad()
+    def rebase(self) -> int:
+        """Take the weights as they are now for those after the last step, and return how many signs differed.
+
+        For weights that were set on purpose, such as the best checkpoint's in the middle of a training: what they
+        changed is no flip, and is not counted.
+
+        Raises:
+            ConfigError: If a watched module was replaced.
+        """
+        self._identities.follow()
+        if self._hooks is not None:
+            check_moves(self._hooks.optimizer, self.sites)
+        changed = self._panel.rebase()
+        if self._inside:
+            self._verifier.ask(self.steps)
+        return changed
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the next step depends on, as tensors, and hand the rows so far to the writer.
@@ -206,7 +269,9 @@ class Watch:
         self._panel.load_state_dict(state)
         self.skipped_steps = int(state["skipped_steps"])
         self._loaded = True
-        self._pending, self._scalars, self._stepped = [], [], 0
+        self._pending, self._scalars = [], []
+        if self._hooks is not None:
+            self._hooks.stepped = 0
         if self._inside:
             self._panel.listen()
 
@@ -218,6 +283,15 @@ class Watch:
         ]
         return torch.tensor(rows, dtype=torch.int64).view(-1, 2)
 
+    def _say_what_was_missed(self) -> None:
+        missed = self.flips.tracker.differing()
+        if missed:
+            self._warn(
+                "missed",
+                f"{missed} signs changed after the last watch.step(), at step {self.steps}, and are not counted; call it"
+                " after each optimizer step",
+            )
+
     def _make_writer(self) -> RunWriter:
         info = {
             "kind": "watched",
@@ -225,49 +299,110 @@ class Watch:
             **describe_environment(self.flips.tracker.device),
             **self._info,
         }
-        writer = RunWriter(self.run_dir, info=info, measures=self._panel.own)
+        resume_step = self.steps if self._resumes else None
+        writer = RunWriter(
+            self.run_dir, info=info, measures=self._panel.own, resume_step=resume_step
+        )
         writer.write_status("running", self.steps, self.total_steps)
         return writer
 
     def _attach(self) -> None:
-        if self._optimizer is None:
-            if self._trajectories is not None:
-                self._handles += self._trajectories.hook_gradients()
-        else:
-            self._handles.append(self._optimizer.register_step_pre_hook(self._before_step))
-            self._handles.append(self._optimizer.register_step_post_hook(self._after_step))
+        if self._hooks is not None:
+            self._hooks.attach()
+        elif self._trajectories is not None:
+            self._handles += self._trajectories.hook_gradients()
         self._panel.listen()
+        self._verifier.ask(self.steps)
+        forget_compiled()
 
     def _detach(self) -> None:
         self._inside = False
-        self._panel.deafen()
+        self._panel.remove()
+        self._verifier.remove()
+        if self._hooks is not None:
+            self._hooks.remove()
         while self._handles:
             self._handles.pop().remove()
 
-    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _gather(self, scale: float) -> None:
         if self._trajectories is not None:
-            self._trajectories.gather_gradients()
+            self._trajectories.gather_gradients(scale)
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        # Fused optimizers take the scaler's verdict with them and skip inside; it is 1 where a gradient overflowed.
-        found_inf = getattr(optimizer, "found_inf", None)
-        if not (isinstance(found_inf, Tensor) and bool((found_inf != 0).any())):
-            self._stepped += 1
+    def _see(self, site_id: int) -> None:
+        """Take up that a forward pass has shown the used weight of a site."""
+        site, levels = self._ids[site_id], self._verifier.verdicts[site_id].levels or 0
+        self._panel.flips.take_again(site_id)
+        if levels > MOST_LEVELS:
+            self._watched.multilevel.add(site_id)
+            self._warn(
+                site.name,
+                f"the forward pass of site {site.name} uses a weight of more than {MOST_LEVELS} levels, which is not"
+                " quantized; its sign changes are recorded, and are no flips",
+            )
+        elif (levels > 2 or site.effective_level is not None) and self._panel.levels is not None:
+            self._panel.levels.follow(site_id, self._verifier.programs.get(site_id))
+        argument = site.effective()
+        if argument[:1].numel() > 2 * MOST_LEVELS and levels_of(argument) <= MOST_LEVELS:
+            self._warn(
+                f"{site.name} latent",
+                f"what the sign of site {site.name} is taken of has {levels_of(argument)} values a row: it is a quantized"
+                " weight and no latent one, so measures of its distribution say nothing; return the latent weight from"
+                " effective_sign, of PARQ opt.state[m.weight]['latent']",
+            )
+
+    def _say_what_was_not_seen(self) -> None:
+        if self.steps == self._first_step:
+            self._verifier.ask_own()
+            self._verifier.warn()
+            if self._panel.levels is not None and self._panel.levels.unfollowed():
+                self._verifier.ask(
+                    self.steps
+                )  # a layer that sets itself up in its first pass shows more in the next
+            self._note_sites()
+        elif self.steps == self._first_step + 1 and self._panel.levels is not None:
+            self._panel.levels.warn()
+        if self._panel.heard_nothing:
+            self._warn(
+                "heard nothing",
+                f"no training pass of the watched {type(self._watched.model).__name__} was heard in step {self.steps}, so"
+                " that it has no activation rows; train this very model, in train mode and with gradients on",
+            )
+
+    def _warn(self, what: str, text: str) -> None:
+        if what not in self._said:
+            self._said.add(what)
+            warnings.warn(text, RuntimeWarning, stacklevel=4)
+
+    def _note_sites(self) -> None:
+        if self._writer is not None:
+            self._writer.note_sites(
+                {
+                    self._ids[site_id].name: verdict.describe()
+                    for site_id, verdict in self._verifier.verdicts.items()
+                }
+            )
 
     def _was_applied(self, applied: bool | None) -> bool:
-        stepped, self._stepped = self._stepped, 0
-        if applied is not None:
-            return applied
-        if self._optimizer is None:
-            return True
-        if stepped > 1:
+        if self._hooks is None:
+            stepped = 1
+        else:
+            stepped, self._hooks.stepped = self._hooks.stepped, 0
+        if applied is None and stepped > 1:
             warnings.warn(
                 f"the optimizer stepped {stepped} times since the last watch.step(); call it after each step,"
                 " or flips between them are missed",
                 RuntimeWarning,
                 stacklevel=3,
             )
-        return stepped > 0
+        if stepped > 0 if applied is None else applied:
+            return True
+        changed = self.flips.tracker.differing()
+        if changed:
+            raise ConfigError(
+                f"no step of the optimizer was seen, but {changed} signs changed since step {self.steps}; give the watch"
+                " the optimizer that moves the weights, or call watch.rebase() after setting them yourself"
+            )
+        return False
 
     def _flush(self) -> None:
         self._flushed_at = time.monotonic()
@@ -298,8 +433,13 @@ class Watch:
         self._writer = writer
         try:
             self._flush()
-            for position, site in enumerate(self.flips.sites):
-                writer.write_counts(site.name, **self.flips.counts(position))
+            if error is None and self.steps:
+                self._verifier.finish(self.steps)
+                self._say_what_was_missed()
+            self._note_sites()
+            for position, (site_id, site) in enumerate(self._watched.weights.items()):
+                if site_id not in self._watched.multilevel:
+                    writer.write_counts(site.name, **self.flips.counts(position))
             if self._owns_writer:
                 state, text = _end_state(error)
                 writer.write_status(state, self.steps, self.total_steps, text)
@@ -307,6 +447,19 @@ class Watch:
             self._writer = None
             if self._owns_writer:
                 writer.close()
+                if error is not None and self._disposable and not self.steps:
+                    shutil.rmtree(self.run_dir, ignore_errors=True)  # nothing was recorded in it
+
+
+def _check_alone() -> None:
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        ranks = distributed.get_world_size()
+        if ranks > 1:
+            raise ConfigError(
+                f"{ranks} processes train this model together; flips are counted in one process only, so train in one to"
+                " watch"
+            )
 
 
 def _end_state(error: BaseException | None) -> tuple[str, str | None]:
@@ -325,25 +478,14 @@ def _check_declared(own: Iterable[Measure], writer: RunWriter) -> None:
             )
 
 
-def _number(value: float | Tensor) -> float:
-    return float(value.detach()) if isinstance(value, Tensor) else float(value)
-
-
-def _distinct(sites: Sequence[Site]) -> list[Site]:
-    """Leave out weights that share a storage with an earlier site."""
-    kept, seen = [], set()
-    for site in sites:
-        if site.latent is not None:
-            place = (site.latent.data_ptr(), site.latent.numel())
-            if place in seen:
-                continue
-            seen.add(place)
-        kept.append(site)
-    names = [site.name for site in kept]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise ConfigError(f"two sites are named {twice[0]!r}; give each site its own name")
-    return kept
+def _number(name: str, value: float | Tensor) -> float:
+    try:
+        return float(value.detach()) if isinstance(value, Tensor) else float(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ConfigError(
+            f"scalar {name!r} must be one number, got {got}; take its mean, for example"
+        ) from error
 
 
 def _site_ids(sites: Sequence[Site], writer: RunWriter | None) -> dict[int, Site]:

@@ -205,6 +205,8 @@ class WatchConfig:
     "Steps between rows of weight bimodality and of histograms."
     activation_every: int = 50
     "Steps between rows of activation and attention information."
+    verification_every: int = 500
+    "Steps between looks at a forward pass to see whether the tracked signs are those it uses; the first pass always is."
     trajectory_weights: int = 8
     "Weights a site whose exact trajectory is recorded, a fixed random sample."
     trajectory_every: int = 1
@@ -217,7 +219,13 @@ class WatchConfig:
     "Chooses the sampled weights."
 
     def __post_init__(self) -> None:
-        for name in ("flips_every", "distribution_every", "activation_every", "trajectory_every"):
+        for name in (
+            "flips_every",
+            "distribution_every",
+            "activation_every",
+            "verification_every",
+            "trajectory_every",
+        ):
             _check_at_least(self, name, 1)
         _check_at_least(self, "trajectory_weights", 0)
         _check_at_least(self, "attention_images", 0)

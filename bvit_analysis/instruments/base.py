@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, TypeVar, final
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
+from bvit_analysis.instruments.listening import Listener
 from bvit_analysis.records import Measure
 from bvit_analysis.sites import Site
 
@@ -49,6 +47,8 @@ class Watched:
         self.total_steps = total_steps
         self.weights = {i: site for i, site in self.sites.items() if site.kind == "weight"}
         self.others = {i: site for i, site in self.sites.items() if site.kind != "weight"}
+        self.multilevel: set[int] = set()
+        "Weight sites whose used weights have more than two levels, as far as it is known; their sign changes are no flips."
         self._shared: dict[type, Any] = {}
 
     def share(self, kind: type[T], make: Callable[[], T]) -> T:
@@ -251,68 +251,3 @@ class Instrument(ABC):
                 f"{type(self).__name__} keeps no state, got {sorted(state)}; resume with the versions"
                 " that wrote the checkpoint"
             )
-
-
-class Listener(ABC):
-    """Hears tensors inside forward passes through taps, which are there only while a sampled step runs."""
-
-    def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
-
-    @final
-    def listen(self) -> None:
-        """Put the taps into the model; the next step's forward passes are heard."""
-        if not self._handles:
-            self._attach()
-
-    @final
-    def deafen(self) -> None:
-        """Take every tap out of the model again."""
-        while self._handles:
-            self._handles.pop().remove()
-
-    @final
-    def tap(self, module: nn.Module, key: object, *, student: bool = True) -> None:
-        """Hear what goes in and out of a module; of a student only while it trains (train mode, gradients on)."""
-        self._handles.append(module.register_forward_hook(Tap(self, module, key, student)))
-
-    @abstractmethod
-    def _attach(self) -> None:
-        """Call tap() for every module to hear."""
-
-    @abstractmethod
-    def hear(self, key: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        """Take up what a tapped module was given and returned; called without gradients."""
-
-
-@final
-class Tap:
-    """A forward hook that knows its module, holds its listener weakly, and goes dead when it is copied or pickled."""
-
-    def __init__(
-        self,
-        listener: Listener | None = None,
-        module: nn.Module | None = None,
-        key: object = None,
-        student: bool = True,
-    ) -> None:
-        self._listener = None if listener is None else weakref.ref(listener)
-        self._module = None if module is None else weakref.ref(module)
-        self._key = key
-        self._student = student
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        listener = None if self._listener is None else self._listener()
-        # A copied model brings its hooks along: what is heard must come from the watched module itself.
-        if listener is None or self._module is None or self._module() is not module:
-            return
-        if self._student and not (module.training and torch.is_grad_enabled()):
-            return
-        with torch.no_grad():
-            listener.hear(self._key, inputs, output)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Tap:
-        return Tap()
-
-    def __reduce__(self) -> tuple[type[Tap], tuple[()]]:
-        return Tap, ()

@@ -51,10 +51,10 @@ class ByteCounter:
         self.high: ByteCounter | None = None
 
     def add(self, index: Tensor, amount: Tensor) -> None:
-        """Add whole numbers at distinct places."""
+        """Add whole numbers, also negative ones, at distinct places; none may become negative."""
         total = self.low[index].long() + amount
         self.low[index] = (total % _UNIT).to(torch.uint8)
-        over = total >= _UNIT
+        over = (total >= _UNIT) | (total < 0)
         if bool(over.any()):
             self._carry(index[over], total[over] // _UNIT)
 
@@ -224,6 +224,43 @@ class SignTracker:
             self.last[chunk.start : end] = new * 128 + _NONE
 
     @torch.no_grad()
+    def start_site(self, position: int) -> None:
+        """Take the present signs of one site as its first ones; only before the first step."""
+        start, stop = self.spans[position]
+        new = (self.sites[position].effective() >= 0).reshape(-1).to(torch.uint8)
+        self.counts.low[start:stop] = new
+        self.last[start:stop] = new * 128 + _NONE
+
+    @torch.no_grad()
+    def rebase(self) -> int:
+        """Take the present signs for those after the last step, count nothing, and return how many differed.
+
+        The first sign of a weight that differs is turned, too, so that gross and net flips stay those of the training.
+        """
+        self._chunks = self._plan()
+        changed = 0
+        for chunk in self._chunks:
+            index = self._differing(chunk)
+            if index.numel():
+                changed += len(index)
+                # The lowest bit of a count is the present sign, and first sign + flips: turning the first sign turns it.
+                was_positive = self.last.index_select(0, index) >> 7
+                self.counts.add(index, 1 - 2 * was_positive.long())
+                self.last.index_copy_(0, index, self.last.index_select(0, index) ^ 128)
+        return changed
+
+    @torch.no_grad()
+    def differing(self) -> int:
+        """Return how many signs differ from those after the last step that was counted, and count nothing."""
+        return sum(len(self._differing(chunk)) for chunk in self._chunks)
+
+    def _differing(self, chunk: _Chunk) -> Tensor:
+        self._read(chunk)
+        torch.bitwise_xor(chunk.words, chunk.kept, out=chunk.words)
+        chunk.words.bitwise_and_(_LOW_BITS)
+        return _nonzero(chunk.bits).add_(chunk.start)
+
+    @torch.no_grad()
     def update(self) -> None:
         """Count the flips of one applied step."""
         self.steps += 1
@@ -232,11 +269,8 @@ class SignTracker:
             self._sweep(clock)
         found = []
         for chunk in self._chunks:
-            self._read(chunk)
             # The new sign and the lowest bit of the count differ where the weight has flipped.
-            torch.bitwise_xor(chunk.words, chunk.kept, out=chunk.words)
-            chunk.words.bitwise_and_(_LOW_BITS)
-            found.append(_nonzero(chunk.bits).add_(chunk.start))
+            found.append(self._differing(chunk))
         index = torch.cat(found) if len(found) > 1 else found[0] if found else self._one[:0]
         if index.numel():
             flip = self._one_byte.expand(len(index))

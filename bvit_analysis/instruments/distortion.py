@@ -12,15 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.instruments.base import Instrument, Listener, Rows, Watched
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
 from bvit_analysis.instruments.entropy import (
     ActivationListener,
-    attention_argument,
+    argument_of,
     by_channel,
+    heard_module,
     listener_of,
+    with_passes,
 )
+from bvit_analysis.instruments.listening import Listener
 from bvit_analysis.layers.attention import BinaryProbabilities
-from bvit_analysis.layers.shift import BinarySign
 from bvit_analysis.measures import binarization_error_from_sums, sign_agreement
 from bvit_analysis.records.columns import catalogued
 from bvit_analysis.sites import Site
@@ -69,7 +71,8 @@ class DistortionInstrument(Instrument):
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        return (self.listener,) if self.twin is None else (self.listener, self.twin)
+        heard = with_passes(self.listener)
+        return heard if self.twin is None else (*heard, self.twin)
 
     def record(self, rows: Rows) -> None:
         for site_id, m in self.listener.moments.items():
@@ -138,17 +141,13 @@ class TwinListener(Listener):
         return result
 
     def _attach(self) -> None:
-        self.forget()
         for role, reference in self._roots.items():
             root = reference()
             if root is not None:
-                self._handles.append(root.register_forward_pre_hook(_RootTap(self, root, role)))
+                self.tap_start(root, role, student=role == "student")
                 self.tap(root, (role, None), student=role == "student")
         for site_id in self._twins:
-            site = self.sites[site_id]
-            heard = site.module.shift if isinstance(site.module, BinarySign) else site.module
-            assert isinstance(heard, nn.Module)
-            self.tap(heard, ("student", site_id))
+            self.tap(heard_module(self.sites[site_id]), ("student", site_id))
         modules = {id(twin.module): twin.module for twin in self._twins.values()}
         for key, module in modules.items():
             self.tap(module, ("teacher", key), student=False)
@@ -158,6 +157,10 @@ class TwinListener(Listener):
         self._images = {}
         self._bits = {"student": {}, "teacher": {}}
         self._hears = {}
+
+    def start(self, key: str, inputs: tuple[Any, ...]) -> None:
+        if inputs and isinstance(inputs[0], Tensor):
+            self.begin(key, inputs[0])
 
     def begin(self, role: str, images: Tensor) -> None:
         """Note that a model starts on some images, and decide whether to hear this pass.
@@ -185,49 +188,14 @@ class TwinListener(Listener):
             self._hears[role] = False
         elif role == "student":
             site = self.sites[which]
-            bits = self._bits["student"]
-            if isinstance(site.module, BinaryProbabilities):
-                keep = _keep(inputs[0])
-                bits[which] = attention_argument(site.module, inputs[0][:keep]) >= 0
-            else:
-                keep = _keep(output)
-                bits[which] = by_channel(output[:keep], site) >= 0
+            keep = _keep(inputs[0] if isinstance(site.module, BinaryProbabilities) else output)
+            self._bits["student"][which] = argument_of(site, inputs, output, images=keep) >= 0
         else:
             for site_id, twin in self._twins.items():
                 if id(twin.module) == which:
                     value = _teacher_value(twin, inputs[0], output, self.sites[site_id])
                     if value is not None:
                         self._bits["teacher"][site_id] = value >= 0
-
-
-@final
-class _RootTap:
-    """A forward pre-hook that notes which images a model starts on; dead in copies, like base.Tap."""
-
-    def __init__(
-        self,
-        listener: TwinListener | None = None,
-        root: nn.Module | None = None,
-        role: str = "student",
-    ) -> None:
-        self._listener = None if listener is None else weakref.ref(listener)
-        self._root = None if root is None else weakref.ref(root)
-        self._role = role
-
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        listener = None if self._listener is None else self._listener()
-        if listener is None or self._root is None or self._root() is not module:
-            return
-        if self._role == "student" and not (module.training and torch.is_grad_enabled()):
-            return
-        if inputs and isinstance(inputs[0], Tensor):
-            listener.begin(self._role, inputs[0])
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _RootTap:
-        return _RootTap()
-
-    def __reduce__(self) -> tuple[type[_RootTap], tuple[()]]:
-        return _RootTap, ()
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.instruments.base import Instrument, Listener, Rows, Watched
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
+from bvit_analysis.instruments.listening import Listener
+from bvit_analysis.instruments.passes import Passes, passes_of
 from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.layers.shift import BinarySign
 from bvit_analysis.measures import (
@@ -74,38 +76,101 @@ class ActivationListener(Listener):
 
     At an activation site x is the output of the shift, just before the sign. At an attention site x is the score
     that is compared minus what it is compared with (its rule's argument: softmax - a/2, or the raw score), and a
-    channel is a head.
+    channel is a head. At a site of somebody else's it is what the site's argument returns.
 
     Args:
         sites: Activation and attention sites by site_id.
+        passes: What tells which passes belong to the step; None takes all.
     """
 
-    def __init__(self, sites: dict[int, Site]) -> None:
+    def __init__(self, sites: dict[int, Site], passes: Passes | None = None) -> None:
         super().__init__()
         self.sites = sites
-        self.moments: dict[int, Moments] = {}
+        self.passes = passes
+        self._heard: dict[int, dict[int, Moments]] = {}
+
+    @property
+    def moments(self) -> dict[int, Moments]:
+        """What was heard in the passes of the step, by site_id."""
+        total: dict[int, Moments] = {}
+        kept = None if self.passes is None else self.passes.kept()
+        for number, heard in self._heard.items():
+            if kept is None or number in kept:
+                for site_id, moments in heard.items():
+                    total[site_id] = total[site_id] + moments if site_id in total else moments
+        return {site_id: total[site_id] for site_id in self.sites if site_id in total}
 
     def _attach(self) -> None:
-        self.moments = {}
         for site_id, site in self.sites.items():
-            if isinstance(site.module, BinarySign):
-                self.tap(site.module.shift, site_id)
-            elif isinstance(site.module, BinaryProbabilities):
-                self.tap(site.module, site_id)
+            self.tap(heard_module(site), site_id)
+
+    def forget(self) -> None:
+        self._heard = {}
 
     def hear(self, key: int, inputs: tuple[Any, ...], output: Tensor) -> None:
-        site = self.sites[key]
-        if isinstance(site.module, BinaryProbabilities):
-            x = attention_argument(site.module, inputs[0])
-        else:
-            x = by_channel(output, site)
-        heard = moments_of(x)
-        self.moments[key] = self.moments[key] + heard if key in self.moments else heard
+        heard = moments_of(argument_of(self.sites[key], inputs, output))
+        number = 0 if self.passes is None else self.passes.of(key, output)
+        sums = self._heard.setdefault(number, {})
+        sums[key] = sums[key] + heard if key in sums else heard
 
 
 def listener_of(watched: Watched) -> ActivationListener:
     """Return what sums up the sampled steps of a watch, one for all its instruments."""
-    return watched.share(ActivationListener, lambda: ActivationListener(watched.others))
+    return watched.share(
+        ActivationListener, lambda: ActivationListener(watched.others, passes_of(watched))
+    )
+
+
+def heard_module(site: Site) -> nn.Module:
+    """Return the module whose inputs and output show what is binarized at an activation or attention site."""
+    if isinstance(site.module, BinarySign) and site.argument is None:
+        shift: nn.Module = site.module.shift
+        return shift
+    return site.module
+
+
+def argument_of(
+    site: Site, inputs: tuple[Any, ...], output: Any, *, images: int | None = None
+) -> Tensor:
+    """Return what a site compares with 0, (elements, C), from what its heard_module was given and returned.
+
+    Args:
+        site: An activation or attention site.
+        inputs: What the module was given.
+        output: What it returned.
+        images: Take only so many of the first; None takes all.
+
+    Raises:
+        ConfigError: If the argument of somebody else's site fails, or is no tensor with channels.
+    """
+    if site.argument is not None:
+        first = inputs[0] if images is None else inputs[0][:images]
+        return _foreign_argument(site, first)
+    if isinstance(site.module, BinaryProbabilities):
+        return attention_argument(site.module, inputs[0][:images])
+    return by_channel(output[:images], site)
+
+
+def _foreign_argument(site: Site, first: Any) -> Tensor:
+    assert site.argument is not None
+    try:
+        x = site.argument(site.module, first)
+    except Exception as error:  # somebody else's code may fail in any way
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ConfigError(
+            f"the sign function of site {site.name} ({type(site.module).__name__}) failed: {text}; it is given the"
+            " module and its first input, and returns what the sign is taken of"
+        ) from error
+    least = 4 if site.kind == "attention" else 2
+    if not isinstance(x, Tensor) or x.ndim < least:
+        got = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        expected = "(B, heads, N, N)" if site.kind == "attention" else "(..., C), channels last"
+        raise ConfigError(
+            f"the sign function of site {site.name} must return a tensor {expected}, got {got}"
+        )
+    if site.kind == "attention":
+        x = x.movedim(1, -1)
+    return x.detach().reshape(-1, x.shape[-1])
 
 
 def by_channel(x: Tensor, site: Site) -> Tensor:
@@ -125,6 +190,11 @@ def attention_argument(module: BinaryProbabilities, scores: Tensor) -> Tensor:
     """Return what a binarized attention compares with 0, (elements, heads), from scores (B, h, N, N)."""
     x = module.rule.argument(scores.float(), module.scale().float())
     return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def with_passes(listener: ActivationListener) -> Sequence[Listener]:
+    """Return a listener after what tells it the passes, which has to hear them first."""
+    return (listener,) if listener.passes is None else (listener.passes, listener)
 
 
 @final
@@ -164,7 +234,7 @@ class EntropyInstrument(Instrument):
 
     @property
     def listeners(self) -> Sequence[Listener]:
-        return (self.listener,)
+        return with_passes(self.listener)
 
     def record(self, rows: Rows) -> None:
         for site_id, m in self.listener.moments.items():

@@ -34,6 +34,9 @@ class FlipInstrument(Instrument):
     Over all steps so far: gross_flips, net_flips and oscillating_flips per weight, flip_flop_ratio, frequent_share,
     concentration (of the top 1%); see measures.
 
+    Of a weight with more than two levels none of these is put: its sign changes are no flips. They are
+    sign_change_rate, per weight and step.
+
     At the step itself: near_threshold_share, P(|w| < typical update) of the argument w of the sign, where the
     typical update is the mean |change| in this step over at most 256 evenly spaced weights of the site.
 
@@ -54,6 +57,7 @@ class FlipInstrument(Instrument):
         "frequent_share",
         "concentration",
         "near_threshold_share",
+        "sign_change_rate",
     )
 
     def __init__(
@@ -66,6 +70,7 @@ class FlipInstrument(Instrument):
     ) -> None:
         super().__init__(every)
         self._threshold = threshold
+        self._multilevel: set[int] = set()
         if sites is not None:
             late_after = None if total_steps is None else late_start(total_steps)
             tracker = SignTracker(list(sites.values()), late_after=late_after)
@@ -73,6 +78,7 @@ class FlipInstrument(Instrument):
 
     def attach(self, watched: Watched) -> None:
         super().attach(watched)
+        self._multilevel = watched.multilevel
         self._follow(watched.weights, tracker_of(watched), watched.config)
 
     def _follow(self, sites: dict[int, Site], tracker: SignTracker, config: WatchConfig) -> None:
@@ -102,6 +108,11 @@ class FlipInstrument(Instrument):
         if not self.is_due(self.steps):
             self.prepare()
 
+    def take_again(self, site_id: int) -> None:
+        """Take a site's present signs as its first ones, before the first step: a forward pass may have initialised it."""
+        if self.steps == 0:
+            self.tracker.start_site(self.site_ids.index(site_id))
+
     def prepare(self) -> None:
         """Keep the sample that the next step's typical update needs, if the next step leaves rows."""
         if self.is_due(self.steps + 1):
@@ -112,6 +123,10 @@ class FlipInstrument(Instrument):
         now = self._sample()
         window = self.tracker.window.view(-1, BUCKETS).cpu().numpy()
         for position, site_id in enumerate(self.site_ids):
+            if site_id in self._multilevel:
+                figures = self._window_figures(position, window[position])
+                rows.put(site_id, sign_change_rate=figures["flip_rate"])
+                continue
             rows.put(
                 site_id,
                 **self._window_figures(position, window[position]),

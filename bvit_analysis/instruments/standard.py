@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from bvit_analysis.errors import CheckpointError, ConfigError
-from bvit_analysis.instruments.base import Instrument, Listener, Rows, Watched
+from bvit_analysis.instruments.base import Instrument, Rows, Watched
 from bvit_analysis.instruments.bimodality import BimodalityInstrument
-from bvit_analysis.instruments.distortion import DistortionInstrument
-from bvit_analysis.instruments.entropy import EntropyInstrument
+from bvit_analysis.instruments.distortion import DistortionInstrument, TwinListener
+from bvit_analysis.instruments.entropy import ActivationListener, EntropyInstrument
 from bvit_analysis.instruments.flips import FlipInstrument
+from bvit_analysis.instruments.levels import LevelInstrument
+from bvit_analysis.instruments.listening import Listener
+from bvit_analysis.instruments.passes import Passes
 from bvit_analysis.instruments.trajectories import TrajectoryInstrument
 from bvit_analysis.randomness import seeded
 from bvit_analysis.records import Measure
@@ -25,6 +28,7 @@ _STANDARD: tuple[type[Instrument], ...] = (
     EntropyInstrument,
     DistortionInstrument,
     TrajectoryInstrument,
+    LevelInstrument,
 )
 _PANEL = "panel"
 
@@ -123,6 +127,8 @@ class Panel:
         if not flips:
             self.flips.attach(watched)
         self.trajectories = paths[0] if paths else None
+        levels = [one for one in self.instruments if isinstance(one, LevelInstrument)]
+        self.levels = levels[0] if levels else None
         self.listeners: list[Listener] = list(
             {id(one): one for each in self.instruments for one in each.listeners}.values()
         )
@@ -143,18 +149,47 @@ class Panel:
         return self._ask([one for one in self.instruments if one.is_due(step)], step)
 
     def listen(self) -> None:
-        """Put taps into the model if the next step is sampled, and take all others out."""
+        """Open the taps of those that are due at the next step, and close all others."""
         due = [one for one in self.instruments if one.is_due(self.flips.steps + 1)]
         wanted = {id(listener) for one in due for listener in one.listeners}
         for listener in self.listeners:
-            listener.deafen()
             if id(listener) in wanted:
                 listener.listen()
+            else:
+                listener.attach()
+                listener.deafen()
 
-    def deafen(self) -> None:
+    def skip(self) -> None:
+        """See a step that was not applied: what was heard of it belongs to no step."""
+        for listener in self.listeners:
+            if isinstance(listener, Passes):
+                listener.skip()
+            elif isinstance(listener, TwinListener):
+                listener.forget()
+
+    @property
+    def heard_nothing(self) -> bool:
+        """Whether passes should have been heard in this step, and none was."""
+        step = self.flips.steps
+        return any(
+            isinstance(listener, ActivationListener) and listener.sites and not listener.moments
+            for one in self.instruments
+            if one.is_due(step)
+            for listener in one.listeners
+        )
+
+    def rebase(self) -> int:
+        """Take the present weights for those after the last step, and return how many signs differ."""
+        changed = self.flips.tracker.rebase()
+        self.flips.prepare()
+        if self.levels is not None:
+            self.levels.rebase()
+        return changed
+
+    def remove(self) -> None:
         """Take every tap out of the model."""
         for listener in self.listeners:
-            listener.deafen()
+            listener.remove()
 
     @torch.no_grad()
     def rehearse(self) -> None:
@@ -183,6 +218,8 @@ class Panel:
     def state_dict(self) -> dict[str, Tensor]:
         """Return all that the next step depends on, by name of instrument."""
         state = {f"flips.{name}": value for name, value in self.flips.state_dict().items()}
+        if self.levels is not None:
+            state |= {f"levels.{name}": value for name, value in self.levels.state_dict().items()}
         foreign = self._foreign()
         for key, instrument in foreign.items():
             state |= {f"own.{key}.{name}": v for name, v in _state_of(instrument).items()}
@@ -206,6 +243,8 @@ class Panel:
                 f" [{', '.join(foreign)}]; resume with those that wrote the checkpoint"
             )
         self.flips.load_state_dict(_under("flips.", state))
+        if self.levels is not None:
+            self.levels.load_state_dict(_under("levels.", state))
         for key, instrument in foreign.items():
             instrument.load_state_dict(_under(f"own.{key}.", state))
         if self.trajectories is not None:

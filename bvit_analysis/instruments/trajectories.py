@@ -91,14 +91,19 @@ class TrajectoryInstrument(Instrument):
             engine.queue_callback(self.gather_gradients)
 
     @torch.no_grad()
-    def gather_gradients(self) -> None:
-        """Keep the sampled weights' part of all gradients, as they are now."""
+    def gather_gradients(self, scale: float = 1.0) -> None:
+        """Keep the sampled weights' part of all gradients, as they are now.
+
+        Args:
+            scale: What they are multiplied by, as a fused optimizer gets them from a GradScaler.
+        """
         if not self.is_due(self.tracker.steps + 1):
             return
         for position, (site, index) in enumerate(zip(self.sites, self._index, strict=True)):
             gradient = None if site.latent is None else site.latent.grad
             if gradient is not None:
-                self._gradient[position] = gradient.reshape(-1).index_select(0, index).float()
+                part = gradient.reshape(-1).index_select(0, index).float()
+                self._gradient[position] = part if scale == 1.0 else part / scale
 
     @torch.no_grad()
     def record(self, rows: Rows) -> None:

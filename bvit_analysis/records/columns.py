@@ -125,6 +125,46 @@ def _flips() -> list[Measure]:
     ]
 
 
+def _level_changes() -> list[Measure]:
+    return [
+        _weight(
+            name="level_change_rate",
+            words="level changes",
+            unit="changes per weight and step",
+            sentence="Weights of more than two levels that changed their level, per weight and step.",
+            **_SHARE,
+            scale="log",
+            in_ablation=False,
+        ),
+        _weight(
+            name="level_reversal_rate",
+            words="level reversals",
+            unit="reversals per weight and step",
+            sentence="Level changes opposite to the weight's change before, which 2203.11086 calls oscillation.",
+            **_SHARE,
+            scale="log",
+            in_ablation=False,
+        ),
+        _weight(
+            name="level_rise_share",
+            words="level changes upwards",
+            unit="share of level changes",
+            sentence="Of the level changes those to a higher level.",
+            **_SHARE,
+            **_HIDDEN,
+        ),
+        _weight(
+            name="sign_change_rate",
+            words="sign changes between several levels",
+            unit="sign changes per weight and step",
+            sentence="Sign changes of weights that have more than two levels; those of binary weights are flips.",
+            **_SHARE,
+            **_LOG,
+            **_HIDDEN,
+        ),
+    ]
+
+
 def _flip_back(steps: int) -> Measure:
     compared = steps == 10
     return _weight(
@@ -326,7 +366,14 @@ def _steps_and_results() -> list[Measure]:
 
 
 MEASURES: dict[str, Measure] = {
-    one.name: one for one in (*_flips(), *_distributions(), *_activations(), *_steps_and_results())
+    one.name: one
+    for one in (
+        *_flips(),
+        *_distributions(),
+        *_activations(),
+        *_level_changes(),
+        *_steps_and_results(),
+    )
 }
 "Every measure by name, in the order of the columns."
 

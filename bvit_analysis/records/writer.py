@@ -288,6 +288,24 @@ class RunWriter:
         name = counts_file(self.site_ids[site], site)
         write_bytes_atomic(self.run_dir / "counts" / name, encode_arrays(arrays, self.run_id))
 
+    def note_sites(self, found: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what was found out about sites to their rows in run.json, or replace what was found before.
+
+        Args:
+            found: By site, further keys of its row: `verified`, `unverified`, `levels`.
+
+        Raises:
+            ConfigError: If a site is unknown.
+            RunError: If it cannot be stored.
+        """
+        for site in found:
+            if site not in self.site_ids:
+                raise ConfigError(unknown_name("site", site, self.site_ids))
+        info = read_json(self.run_dir / "run.json")
+        rows = [row | dict(found.get(row["site"], {})) for row in info["sites"]]
+        if rows != info["sites"]:
+            write_json_atomic(self.run_dir / "run.json", plain(info | {"sites": rows}))
+
     def write_attention(self, examples: AttentionExamples) -> None:
         """Store what attention did with a few images, replacing what was stored before.
 

@@ -11,7 +11,7 @@ import pytest
 from bvit_analysis.cli import main
 from tests.support.synthetic_run import make_run
 
-COMMANDS = ("train", "ablate", "notebooks", "report", "costs", "reproduce")
+COMMANDS = ("train", "ablate", "notebooks", "report", "costs", "export", "reproduce")
 
 
 def run(capsys, *arguments: object) -> tuple[int, str, str]:

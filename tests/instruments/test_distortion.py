@@ -149,7 +149,7 @@ def test_hooks_are_gone_afterwards_and_copies_are_dead() -> None:
     copy.deepcopy(student)(images(0))
     copy.deepcopy(teacher)(images(0))
     assert twin.agreement() == {}
-    twin.deafen()
+    twin.remove()
     for model in (student, teacher):
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 

@@ -11,13 +11,14 @@ from torch import nn
 
 from bvit_analysis import measures
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.instruments.base import Rows, Tap
+from bvit_analysis.instruments.base import Rows
 from bvit_analysis.instruments.entropy import (
     ActivationListener,
     EntropyInstrument,
     by_channel,
     moments_of,
 )
+from bvit_analysis.instruments.listening import Tap
 from bvit_analysis.layers import BinaryProbabilities, BinarySign, ElasticRule, StaticShift
 from bvit_analysis.sites import Site, find_sites
 
@@ -108,6 +109,7 @@ def test_only_training_passes_of_the_watched_module_are_heard() -> None:
     before = listener.moments[0]
     net(*inputs(1))
     assert listener.moments[0] is before
+    listener.remove()
     assert not net.sign.shift._forward_hooks
 
 

@@ -340,7 +340,7 @@ def test_the_rehearsal_leaves_no_trace(tmp_path: Path) -> None:
         before = torch.get_rng_state()
         with watch:
             states.append(torch.equal(before, torch.get_rng_state()))
-            if len(panel) > 5:
+            if isinstance(panel[-1], Drawing):
                 assert float(panel[-1].state_dict()["gone"].sum()) == 0.0
     assert states == [True, True]
 
