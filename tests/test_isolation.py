@@ -57,7 +57,9 @@ def taken(folder: Path) -> dict[str, Any]:
 def test_every_hostile_run_is_read_or_refused_in_one_line(taken: dict[str, Any]) -> None:
     assert len(VARIANTS) >= 140
     assert taken["bugs"] == []
-    refused = {name for name in VARIANTS if any(one.endswith(f"-{name}") for one in taken["refused"])}
+    refused = {
+        name for name in VARIANTS if any(one.endswith(f"-{name}") for one in taken["refused"])
+    }
     assert refused == UNREADABLE
 
 
@@ -80,7 +82,9 @@ def test_all_together_are_those_that_can_be_read(taken: dict[str, Any]) -> None:
 
 @pytest.fixture(scope="module")
 def report(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
-    runs = sorted(path for path in folder.iterdir() if path.name.startswith(("bad-", "good", "name")))
+    runs = sorted(
+        path for path in folder.iterdir() if path.name.startswith(("bad-", "good", "name"))
+    )
     root = tmp_path_factory.mktemp("hostile report")
     executed = make_executed(root / "executed", runs)
     written = write_report(executed, root / "report")

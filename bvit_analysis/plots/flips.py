@@ -25,9 +25,9 @@ from bvit_analysis.plots.series import (
     site_data,
 )
 from bvit_analysis.records import FLIP_BACK_STEPS, MEASURES, Run
-from bvit_analysis.tables.seeds import counted, without_diverged
 from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
+from bvit_analysis.tables.seeds import counted, without_diverged
 
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
 _MOST_BINS = 45

@@ -15,8 +15,8 @@ from bvit_analysis.plots.bimodality import histogram_table
 from bvit_analysis.plots.overlay import looks
 from bvit_analysis.plots.series import STEP, Data, last_values, over_steps, site_data
 from bvit_analysis.records import MEASURES, Run
-from bvit_analysis.tables.seeds import counted, without_diverged
 from bvit_analysis.tables.channels import NEAR_CONSTANT_BITS
+from bvit_analysis.tables.seeds import counted, without_diverged
 
 Over = Literal["sites", "steps"]
 Kind = Literal["activation", "attention"]

@@ -117,8 +117,10 @@ class ArrayArchive:
                     )
                 # Memory is taken as bytes come, piece by piece, and never twice.
                 data = np.empty(math.prod(shape), dtype)
-                room, filled = memoryview(data.view(np.uint8)), 0
-                while filled < len(room) and (piece := member.read(min(_PIECE, len(room) - filled))):
+                room, filled = memoryview(data.view(np.uint8).data), 0
+                while filled < len(room) and (
+                    piece := member.read(min(_PIECE, len(room) - filled))
+                ):
                     room[filled : filled + len(piece)] = piece
                     filled += len(piece)
                 # The byte after the last, so that the archive checks its checksum.
@@ -170,7 +172,7 @@ def _check_index(file: io.BufferedReader) -> None:
     if len(end) < _END_BYTES or not end.startswith(_END) or end[-2:] != b"\0\0":
         raise DamagedFile("is not a sound array archive (its end is not one)")
     _, _, here, listed, index, _ = struct.unpack("<4H2L", end[4:20])
-    more = tail[: -_END_BYTES].startswith(_END_64)
+    more = tail[:-_END_BYTES].startswith(_END_64)
     if more or max(here, listed) > _MOST_ARRAYS or index > _MOST_INDEX:
         raise DamagedFile(f"lists more than {_MOST_ARRAYS} arrays")
     file.seek(0)

@@ -26,10 +26,10 @@ from bvit_analysis.extras import missing_extra, not_installed
 from bvit_analysis.files import write_bytes_atomic, write_json_atomic
 from bvit_analysis.isolation import one_by_one
 from bvit_analysis.report.figure_files import copy_figures, remove_stale
+from bvit_analysis.report.pages import Page, grouped, page_of
 from bvit_analysis.report.pdf import find_browser, for_print, print_pdf
-from bvit_analysis.report.pictures import thumbnail
 from bvit_analysis.report.rendering import RenderedNotebook, render_notebook
-from bvit_analysis.report.runs import TONES, RunRow, run_folders, run_rows
+from bvit_analysis.report.runs import RunRow, run_folders, run_rows
 from bvit_analysis.suite import read_statuses
 from bvit_analysis.suite.jobs import DAMAGED, JobStatus, versions
 
@@ -38,33 +38,6 @@ PDF_NAME = "report.pdf"
 TITLE = "Binary Vision Transformers: what the runs show"
 _MAX_NOTEBOOK_BYTES = 96 * 2**20
 _MOST_NAMED = 200
-_MOST_SHOWN = 2000
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    """What an index and a page say of one execution; every string is still to be escaped."""
-
-    name: str
-    file: str
-    anchor: str
-    notebook: str
-    "Stem of the source, which several executions share."
-    title: str
-    state: str
-    tone: str
-    seconds: str
-    started: str
-    error: str | None
-    facts: list[tuple[str, str]]
-    own: list[tuple[str, str]]
-    "Parameters in which it differs from other executions of its notebook."
-    figures: int
-    explorers: int
-    thumbnail: str | None
-    thumbnail_alt: str
-    has_heading: bool
-    has_stop: bool
 
 
 def build_report(
@@ -153,7 +126,7 @@ def write_report(
         "version": versions().get("bvit_analysis", ""),
     }
     front = {
-        "groups": _groups(pages),
+        "groups": grouped(pages),
         "runs": rows,
         "warnings": _few(damages),
         "summary": _summary(statuses, len(rows)),
@@ -191,14 +164,14 @@ def _drawn(
     statuses: Sequence[JobStatus],
     names: Mapping[str, str],
     links: Mapping[str, str],
-) -> tuple[_Page, RenderedNotebook, dict[str, dict[str, str]], list[str]]:
+) -> tuple[Page, RenderedNotebook, dict[str, dict[str, str]], list[str]]:
     """Return page, content, saved figures and what is left out of one execution."""
     file = names[status.name]
     files, faults = copy_figures(executed / status.name, out, file.removesuffix(".html"))
     drawn = _render(executed / status.name, status, links, files)
     if drawn.fault:
         faults.append(f"{status.name}: {drawn.fault}")
-    return _page(status, file, drawn, statuses), drawn, files, faults
+    return page_of(status, file, drawn, statuses), drawn, files, faults
 
 
 def _few(texts: Sequence[str]) -> list[str]:
@@ -244,7 +217,7 @@ def _templates() -> Any:
 def _write_pages(
     out: Path,
     common: Mapping[str, str],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rendered: Sequence[RenderedNotebook],
 ) -> None:
     from markupsafe import Markup
@@ -272,7 +245,7 @@ def _print(
     path: Path,
     common: Mapping[str, str],
     front: Mapping[str, Any],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rendered: Sequence[RenderedNotebook],
 ) -> None:
     from markupsafe import Markup
@@ -331,83 +304,6 @@ def _not_shown(why: str) -> RenderedNotebook:
     return RenderedNotebook(title="", body=f'<p class="note">{note}</p>', fault=why)
 
 
-def _page(
-    status: JobStatus, file: str, drawn: RenderedNotebook, statuses: Sequence[JobStatus]
-) -> _Page:
-    facts = [(name[:_MOST_SHOWN], _cut(_shown(value))) for name, value in status.parameters.items()]
-    facts += [("source", Path(status.notebook).name), ("identity", status.identity)]
-    facts += list(status.versions.items())
-    first = drawn.figures[0] if drawn.figures else None
-    return _Page(
-        name=status.name,
-        file=file,
-        anchor=f"page-{file.removesuffix('.html')}",
-        notebook=Path(status.notebook).stem,
-        title=drawn.title or status.name,
-        state=status.state.replace("_", " "),
-        tone=TONES.get(status.state, "bad"),
-        seconds=f"{status.seconds:.1f}",
-        started=status.started.replace("T", " ").replace("+00:00", " UTC"),
-        error=status.error,
-        facts=facts,
-        own=_own_parameters(status, statuses),
-        figures=len(drawn.figures),
-        explorers=drawn.explorers,
-        thumbnail=None if first is None else thumbnail(first),
-        thumbnail_alt="" if first is None else first.alt,
-        has_heading="<h1>" in drawn.body,
-        has_stop='id="stopped"' in drawn.body,
-    )
-
-
-def _own_parameters(status: JobStatus, statuses: Sequence[JobStatus]) -> list[tuple[str, str]]:
-    """Return the parameters in which an execution differs from others of its notebook."""
-    beside = [other for other in statuses if other.notebook == status.notebook]
-    names = sorted({name for other in beside for name in other.parameters})
-    missing = object()
-    return [
-        (name, _brief(name, status.parameters.get(name, "as in the notebook")))
-        for name in names
-        if any(
-            other.parameters.get(name, missing) != status.parameters.get(name, missing)
-            for other in beside
-        )
-    ]
-
-
-def _brief(name: str, value: Any) -> str:
-    if name == "runs" and isinstance(value, list):
-        value = [Path(str(item)).name for item in value]
-    text = _shown(value)
-    return (text if len(text) <= 80 else f"{text[:77]}...") or "(empty)"
-
-
-def _groups(pages: Sequence[_Page]) -> list[tuple[str, list[_Page]]]:
-    """Return title and pages of each notebook with several executions; others share a group without title."""
-    books: dict[str, list[_Page]] = {}
-    for page in pages:
-        books.setdefault(page.notebook, []).append(page)
-    groups: list[tuple[str, list[_Page]]] = []
-    for book in books.values():
-        if len(book) > 1:
-            groups.append((book[0].title, book))
-        elif groups and not groups[-1][0]:
-            groups[-1][1].extend(book)
-        else:
-            groups.append(("", book))
-    return groups
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value) or "[]"
-    return str(value)
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 3]}..."
-
-
 def _summary(statuses: Sequence[JobStatus], runs: int) -> str:
     counts: dict[str, int] = {}
     for status in statuses:
@@ -423,7 +319,7 @@ def _summary(statuses: Sequence[JobStatus], runs: int) -> str:
 def _manifest(
     common: Mapping[str, str],
     statuses: Sequence[JobStatus],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rows: Sequence[RunRow],
     damages: Sequence[str],
 ) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _FUNCTION = re.compile(
 _PLAIN = re.compile(r"[\w\s.,#%+*'\"\-&!|=?$~^]*")
 _SELECTOR = re.compile(r"[\w\s.,#*-]+")
 _IMAGE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/=\s]*")
+_SHEET = ("style", "type", "text/css")
 _MOST_DEPTH = 200
 
 
@@ -101,9 +102,10 @@ class _Reader:
                 self._link(tag, value)
             elif key == "style":
                 _check_declarations(value)
-            elif key not in ("id", "class") and not (key in _ATTRIBUTES and _is_plain(value)):
-                if not (tag == "style" and key == "type" and value == "text/css"):
-                    raise _Refused
+            elif key in ("id", "class") or (tag, key, value) == _SHEET:
+                continue  # names, of which nothing is loaded
+            elif key not in _ATTRIBUTES or not _is_plain(value):
+                raise _Refused
         if tag != "path" and "id" in attributes:
             self._others.add(attributes["id"])
 

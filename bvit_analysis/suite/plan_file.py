@@ -133,9 +133,15 @@ def _place(text: str, base: Path) -> Path:
     try:
         path = base / Path(text).expanduser()
         path.exists()
-    except (RuntimeError, ValueError, OSError) as error:  # an unknown user, a zero byte, too long a name
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:  # an unknown user, a zero byte, too long a name
         why = getattr(error, "strerror", None) or str(error)
-        raise SuiteError(f"{text[:200]!r} is no path here: {why}; give the path of a folder") from error
+        raise SuiteError(
+            f"{text[:200]!r} is no path here: {why}; give the path of a folder"
+        ) from error
     return path
 
 

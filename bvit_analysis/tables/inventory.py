@@ -98,6 +98,8 @@ def _names(runs: list[Run]) -> list[str]:
     # Labels may be equal under two roots; a column must not hide another.
     labels = [run.label for run in runs]
     return [
-        label if labels.count(label) == 1 else f"{label} ({shown(run.path.parent.name)}/{run.run_id})"
+        label
+        if labels.count(label) == 1
+        else f"{label} ({shown(run.path.parent.name)}/{run.run_id})"
         for label, run in zip(labels, runs, strict=True)
     ]

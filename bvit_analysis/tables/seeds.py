@@ -35,7 +35,9 @@ def diverged_at(run: Run) -> int | None:
 def _is_of_numbers(error: str) -> bool:
     words = error[:2000].lower().replace(",", " ").replace(".", " ").split()
     said = " ".join(words)
-    return "not finite" in said or "non-finite" in said or not {"nan", "inf", "-inf"}.isdisjoint(words)
+    return (
+        "not finite" in said or "non-finite" in said or not {"nan", "inf", "-inf"}.isdisjoint(words)
+    )
 
 
 def mark_diverged(frame: pd.DataFrame, runs: Iterable[Run]) -> pd.DataFrame:

@@ -95,7 +95,9 @@ def test_each_run_of_a_folder_is_executed_but_the_damaged_one(
     code, _, _ = bvit(lab, capsys, lab / "runs" / "b", "--each-run")
     assert (code, begun) == (0, [])
     # Repaired, it is the only one that is executed.
-    fine = (lab / "runs" / "a" / "run.json").read_text().replace('"run_id": "a"', '"run_id": "broken"')
+    fine = (
+        (lab / "runs" / "a" / "run.json").read_text().replace('"run_id": "a"', '"run_id": "broken"')
+    )
     (lab / "runs" / "broken" / "run.json").write_text(fine)
     code, _, _ = bvit(lab, capsys, lab / "runs", "--each-run")
     assert code == 0

@@ -15,7 +15,12 @@ from tests.support.synthetic_run import make_run
 @pytest.fixture
 def executed(tmp_path: Path) -> Path:
     run = make_run(tmp_path / "runs" / "a", steps=1, blocks=1)
-    put(tmp_path / "executed", "one", [new.new_markdown_cell("# One")], parameters={"runs": [str(run)]})
+    put(
+        tmp_path / "executed",
+        "one",
+        [new.new_markdown_cell("# One")],
+        parameters={"runs": [str(run)]},
+    )
     return tmp_path / "executed"
 
 

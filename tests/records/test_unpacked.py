@@ -44,7 +44,11 @@ def test_many_small_parts_count_together(tmp_path: Path) -> None:
     run = make_run(tmp_path / "r", steps=2, blocks=1)
     before = load_run(run).trajectories
     rows = 150_000  # 8.4 MB in 7 columns
-    zeros = {"step": np.zeros(rows, "i8"), "site_id": np.zeros(rows, "i2"), "index": np.zeros(rows, "i8")}
+    zeros = {
+        "step": np.zeros(rows, "i8"),
+        "site_id": np.zeros(rows, "i2"),
+        "index": np.zeros(rows, "i8"),
+    }
     floats = dict.fromkeys(("latent", "gradient"), np.zeros(rows, "f4"))
     table = pa.table({**zeros, **floats, "sign": np.ones(rows, "i1")})
     data = encode_part("trajectories", table, "r")

@@ -6,8 +6,8 @@ import base64
 import copy
 import html
 import json
-import time
 import re
+import time
 from pathlib import Path
 from typing import Any
 

@@ -35,7 +35,10 @@ SVG = b'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1
         (b"<style>*{stroke-linejoin: round; stroke-linecap: butt}</style>", True),
         (b"<g transform='translate(1 2) rotate(-90)' style='fill: rgb(10%, 2%, 0%)'/>", True),
         (b"<g style='fill: url(#h1); stroke: url( \"#h2\" )'/>", True),
-        (b"<text style=\"font-family: 'DejaVu Sans', sans-serif; font-size: 9px\">a: b</text>", True),
+        (
+            b"<text style=\"font-family: 'DejaVu Sans', sans-serif; font-size: 9px\">a: b</text>",
+            True,
+        ),
         (b"<g style='fill: image-set(\"http://e.invalid/x\" 1x)'/>", False),
         (b"<g style='fill: -webkit-image-set(url(#a) 1x)'/>", False),
         (b"<g style='filter: src(\"x\")'/>", False),

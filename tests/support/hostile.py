@@ -79,7 +79,9 @@ def _edited(kind: str, *, extra: bool = True, **columns: Any) -> Variant:
                 continue
             array = pa.array([value] * len(table)) if not isinstance(value, pa.Array) else value
             at = table.schema.get_field_index(name)
-            table = table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
+            table = (
+                table.append_column(name, array) if at < 0 else table.set_column(at, name, array)
+            )
         target = run / kind / "part-000070.parquet" if extra else _part(run, kind)
         target.write_bytes(encode_part(kind, table, run.name))
 
@@ -102,7 +104,9 @@ def _whole(kind: str, table: pa.Table, name: str = "part-000070.parquet") -> Var
 
     def change(run: Path) -> None:
         digests = {
-            column: "" if pa.types.is_dictionary(table.schema.field(column).type) else _digest(table.column(column))
+            column: ""
+            if pa.types.is_dictionary(table.schema.field(column).type)
+            else _digest(table.column(column))
             for column in table.column_names
         }
         note = {"kind": kind, "schema_version": 1, "run_id": run.name, "digests": digests}
@@ -220,7 +224,12 @@ def _weights_of_zeros(run: Path) -> None:
     side = 2**13
     _said("run.json", "sites", 0, shape=[side, side], n_weights=side * side)(run)
     path, members = _counts_path(run), {}
-    for name, kind in (("gross", "<i4"), ("late", "<i4"), ("first_sign", "|i1"), ("last_sign", "|i1")):
+    for name, kind in (
+        ("gross", "<i4"),
+        ("late", "<i4"),
+        ("first_sign", "|i1"),
+        ("last_sign", "|i1"),
+    ):
         members[name] = (f"({side}, {side})", kind, side * side * int(kind[-1]))
     members["steps"] = ("()", "<i8", 8)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -255,6 +264,11 @@ def _pipe(name: str) -> Variant:
         os.mkfifo(run / name)
 
     return change
+
+
+def _file_for_folder(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("x")
 
 
 def _folder(name: str) -> Variant:
@@ -296,7 +310,9 @@ VARIANTS: dict[str, Variant] = {
     "info-list": _text("run.json", "[1]"),
     "info-deep-400": _said("run.json", config=_deep(400)),
     "info-deep-5000": _text("run.json", '{"a":' * 5000 + "1" + "}" * 5000),
-    "info-deep-lists": _text("run.json", '{"schema_version": 1, "x": ' + "[" * 500 + "]" * 500 + "}"),
+    "info-deep-lists": _text(
+        "run.json", '{"schema_version": 1, "x": ' + "[" * 500 + "]" * 500 + "}"
+    ),
     "info-latin-1": _text("run.json", b'{"run_id": "\xe9"}'),
     "info-zero-bytes": _text("run.json", b"\0" * 4096),
     "info-long-number": _text("run.json", '{"schema_version": ' + "1" * 5000 + "}"),
@@ -352,7 +368,9 @@ VARIANTS: dict[str, Variant] = {
     "sites-object": _said("run.json", sites={"a": 1}),
     "sites-many": _said(
         "run.json",
-        sites=[{"site_id": n, "site": str(n), "kind": "weight", "shape": [1]} for n in range(40_000)],
+        sites=[
+            {"site_id": n, "site": str(n), "kind": "weight", "shape": [1]} for n in range(40_000)
+        ],
     ),
     "site-negative": _said(*_SITE, shape=[-1, 4]),
     "site-huge": _said(*_SITE, shape=[2**30, 2**30]),
@@ -399,7 +417,7 @@ VARIANTS: dict[str, Variant] = {
     "part-of-another-run": lambda run: _from_other_part(run, "sites"),
     "part-name": _text("sites/part-1.parquet", "x"),
     "part-name-upper": _text("sites/PART-000001.PARQUET", "x"),
-    "kind-is-a-file": lambda run: (shutil.rmtree(run / "sites"), (run / "sites").write_text("x")) and None,
+    "kind-is-a-file": lambda run: _file_for_folder(run / "sites"),
     "kind-is-a-link": _linked("sites", "/etc"),
     "note-list": _noted([]),
     "note-deep": _noted(None, raw=b'{"a":' * 20_000 + b"1" + b"}" * 20_000),
@@ -444,7 +462,9 @@ VARIANTS: dict[str, Variant] = {
     "counts-other-run": lambda run: _from_other_counts(run),
     "counts-id-huge": _in_counts(run_id=_npy("(900000000,)")),
     "counts-folder-link": _linked("counts", "/etc"),
-    "attention-negative-images": _in_attention(images=_npy("(-1, 1, 28, 28)", body=b"\0" * 30_000_000)),
+    "attention-negative-images": _in_attention(
+        images=_npy("(-1, 1, 28, 28)", body=b"\0" * 30_000_000)
+    ),
     "attention-negative-names": _in_attention(sites=_npy("(-1,)", body=b"\0" * 30_000_000)),
     "attention-negative-bits": _in_attention(bits=_npy("(3, 1, -2, 17, 17)")),
     "attention-huge": _in_attention(bits=_npy("(4000000000, 4, 4, 4000, 4000)")),
@@ -610,13 +630,13 @@ def plan_all(folder: Path) -> list[Any]:
     from bvit_analysis.suite.plan_file import find_run_folders
     from tests.support.notebooks import write_notebook
 
-    notebook = write_notebook(
-        folder.parent / "look.ipynb", "1", parameters="runs: list[str] = []"
-    )
+    notebook = write_notebook(folder.parent / "look.ipynb", "1", parameters="runs: list[str] = []")
     return plan([notebook], find_run_folders([str(folder)], Path()), {}, each_run=True)
 
 
 if __name__ == "__main__":
-    resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30))  # a mistake here spares the machine
+    resource.setrlimit(
+        resource.RLIMIT_AS, (6 * 2**30, 6 * 2**30)
+    )  # a mistake here spares the machine
     warnings.simplefilter("ignore")
     print(json.dumps(read_all(Path(sys.argv[1]))))

@@ -82,7 +82,9 @@ def make_executed(executed: Path, runs: Sequence[Path]) -> Path:
     hostile = [
         new.new_markdown_cell(MARKUP),
         new.new_markdown_cell("[" * 300_000),
-        new.new_markdown_cell("[a](javascript:alert(1)) ![b](http://e.invalid/i.png) $" + "x_" * 99_999 + "$"),
+        new.new_markdown_cell(
+            "[a](javascript:alert(1)) ![b](http://e.invalid/i.png) $" + "x_" * 99_999 + "$"
+        ),
         new.new_code_cell("(" * 300_000, outputs=outputs),
         *(shown({"image/svg+xml": SVG.format(inside)}) for inside in SVGS),
         shown({"text/html": "<div>" * 100_000, "text/plain": "deep"}),
@@ -103,7 +105,12 @@ def make_executed(executed: Path, runs: Sequence[Path]) -> Path:
     for name, status in STATUSES.items():
         _raw(executed, f"status-{name}", json.dumps(status).encode(), book)
     deep = b'{"a":' * 400 + b"1" + b"}" * 400
-    _raw(executed, "status-deep", json.dumps(_status()).encode()[:-1] + b', "b": ' + deep + b"}", book)
+    _raw(
+        executed,
+        "status-deep",
+        json.dumps(_status()).encode()[:-1] + b', "b": ' + deep + b"}",
+        book,
+    )
     _raw(executed, "status-half", b'{"schema', book)
     _raw(executed, "status-none", None, book)
     _raw(executed, "status-no-utf-8", b"\xff\xfe", None)
@@ -111,7 +118,12 @@ def make_executed(executed: Path, runs: Sequence[Path]) -> Path:
     _raw(executed, "notebook-half", fine, book[:40])
     _raw(executed, "notebook-deep", fine, b'{"cells": ' + b"[" * 50_000 + b"]" * 50_000 + b"}")
     _raw(executed, "notebook-list", fine, b"[]")
-    _raw(executed, "notebook-cells", fine, b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 3}')
+    _raw(
+        executed,
+        "notebook-cells",
+        fine,
+        b'{"nbformat": 4, "nbformat_minor": 5, "metadata": {}, "cells": 3}',
+    )
     _raw(executed, os.fsdecode(b"name-\xff\xe9\n<b>"), fine, book)
     (executed / "link").symlink_to(executed)
     return executed

@@ -17,7 +17,12 @@ from bvit_analysis.tables.seeds import counted, diverged_at, diverged_runs, in_c
 
 
 def _run(
-    path: Path, losses: Mapping[int, float], *, recipe: str = "baseline", seed: int = 0, error: str = ""
+    path: Path,
+    losses: Mapping[int, float],
+    *,
+    recipe: str = "baseline",
+    seed: int = 0,
+    error: str = "",
 ) -> Run:
     config = {"recipe": {"name": recipe}, "seed": seed}
     info = {"kind": "binary", "config": config, "seed": seed}
@@ -87,7 +92,12 @@ def test_seeds_without_a_common_step_have_no_mean(tmp_path: Path) -> None:
 
 def test_a_diverged_run_is_named_and_not_in_the_mean(tmp_path: Path) -> None:
     nan = float("nan")
-    runs = _runs(tmp_path, {10: 4.0, 20: 2.0, 30: 1.0}, {10: 9.0, 20: nan, 30: nan}, {10: 2.0, 20: 2.0, 30: 3.0})
+    runs = _runs(
+        tmp_path,
+        {10: 4.0, 20: 2.0, 30: 1.0},
+        {10: 9.0, 20: nan, 30: nan},
+        {10: 2.0, 20: 2.0, 30: 3.0},
+    )
     assert [diverged_at(run) for run in runs] == [None, 10, None]
     assert _line(runs) == {10: 3.0, 20: 2.0, 30: 2.0}
     assert _legend(runs) == ["baseline (n=2)", "baseline, seed 1: diverged at step 10"]
