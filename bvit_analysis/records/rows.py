@@ -26,6 +26,9 @@ from bvit_analysis.records.parts import (
 from bvit_analysis.records.unpacked import Unpacked
 from bvit_analysis.records.validity import sound
 
+MAX_PARTS = 2000
+"Of one kind that are read; a writer merges them long before."
+
 
 @final
 class RowReader:
@@ -74,7 +77,11 @@ class RowReader:
                     self._path / kind,
                     f"{len(strangers)} file(s) that are no parts, {strangers[0][:80]!r} first",
                 )
-            for part in parts:
+            if len(parts) > MAX_PARTS:
+                self._left_out(
+                    self._path / kind, f"{len(parts)} parts, the first {MAX_PARTS} are read"
+                )
+            for part in parts[:MAX_PARTS]:
                 try:
                     layout = check_part(part, kind, run_id=self._run_id)
                     unpacked.take(part.stat().st_size, layout.unpacked)
@@ -151,7 +158,7 @@ class RowReader:
         for _ in range(20):
             tables = []
             try:
-                for part in part_paths(self._path, kind):
+                for part in part_paths(self._path, kind)[:MAX_PARTS]:
                     if part in self._bad:
                         continue
                     try:

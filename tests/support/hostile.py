@@ -171,6 +171,23 @@ def _many_parts(run: Path) -> None:
         (run / "sites" / f"part-{number:06d}.parquet").write_bytes(data)
 
 
+def _more_parts(run: Path) -> None:
+    part = _part(run, "scalars")
+    for number in range(5000):
+        os.link(part, part.with_name(f"part-{number + 100:06d}.parquet"))
+
+
+def _hole(name: str) -> Variant:
+    """Make a file of a tebibyte that takes no room."""
+
+    def change(run: Path) -> None:
+        (run / name).unlink(missing_ok=True)
+        with (run / name).open("wb") as file:
+            file.truncate(2**40)
+
+    return change
+
+
 # Archives ----------------------------------------------------------------------------------------
 
 
@@ -417,6 +434,10 @@ VARIANTS: dict[str, Variant] = {
     "part-of-another-run": lambda run: _from_other_part(run, "sites"),
     "part-name": _text("sites/part-1.parquet", "x"),
     "part-name-upper": _text("sites/PART-000001.PARQUET", "x"),
+    "part-hole": _hole("sites/part-000070.parquet"),
+    "parts-5000": _more_parts,
+    "status-hole": _hole("status.json"),
+    "stray-hole": _hole("notes.bin"),
     "kind-is-a-file": lambda run: _file_for_folder(run / "sites"),
     "kind-is-a-link": _linked("sites", "/etc"),
     "note-list": _noted([]),
@@ -626,12 +647,14 @@ def read_all(folder: Path) -> dict[str, Any]:
 
 def plan_all(folder: Path) -> list[Any]:
     """Plan one execution a run over everything below a folder, as ``bvit notebooks FOLDER --each-run`` does."""
-    from bvit_analysis.suite import plan
+    from bvit_analysis.suite import estimate, plan
     from bvit_analysis.suite.plan_file import find_run_folders
     from tests.support.notebooks import write_notebook
 
     notebook = write_notebook(folder.parent / "look.ipynb", "1", parameters="runs: list[str] = []")
-    return plan([notebook], find_run_folders([str(folder)], Path()), {}, each_run=True)
+    jobs = plan([notebook], find_run_folders([str(folder)], Path()), {}, each_run=True)
+    estimate(jobs, folder.parent / "out")
+    return jobs
 
 
 if __name__ == "__main__":
