@@ -21,6 +21,7 @@ MOST_LEVELS = 16
 "A used weight of more levels than this is not quantized: 4 bits have 16."
 _ROWS = 64
 _CLOSE = 1e-4  # of the largest: a straight-through sum leaves rounding noise around each level
+_SPANNED = 0.01  # of the largest
 _NAMED = 5
 
 
@@ -336,7 +337,12 @@ def _distinct(rows: Tensor) -> int:
         return 0
     ordered = rows.float().sort(dim=1).values
     size = ordered.abs().amax(dim=1, keepdim=True)
-    steps = (ordered[:, 1:] - ordered[:, :-1]) > _CLOSE * size
+    gaps = ordered[:, 1:] - ordered[:, :-1]
+    steps = gaps > _CLOSE * size
+    # Many values lie close to their neighbours, too: what is one level spans nearly nothing.
+    spanned = gaps.masked_fill(steps, 0.0).sum(dim=1, keepdim=True)
+    if bool((spanned > _SPANNED * size).any()):
+        return MOST_LEVELS + 1
     found = 1 + int(steps.sum(dim=1).max()) if steps.numel() else 1
     return min(found, MOST_LEVELS + 1) if found < max(3, rows.shape[1]) else MOST_LEVELS + 1
 

@@ -587,7 +587,7 @@ def test_a_crash_at_any_file_operation_of_a_resume_loses_no_row(
 
 def test_an_existing_run_is_not_written_over(parts_run: Path) -> None:
     before = _listing(parts_run)
-    with pytest.raises(RunError, match="already holds a run; resume it"):
+    with pytest.raises(RunError, match=r"already holds a run; .*Watch.resume"):
         RunWriter(parts_run, info={})
     assert _listing(parts_run) == before
 
