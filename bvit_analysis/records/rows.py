@@ -16,8 +16,18 @@ from bvit_analysis.records.columns import MEASURES
 from bvit_analysis.records.declaration import MAX_OWN, ROWS_OF, Declared
 from bvit_analysis.records.format import KEYS, SCHEMAS
 from bvit_analysis.records.measure import Measure
-from bvit_analysis.records.parts import MAX_PART_VALUES, check_part, part_paths, read_part
+from bvit_analysis.records.parts import (
+    MAX_PART_VALUES,
+    check_part,
+    part_paths,
+    read_part,
+    stray_names,
+)
+from bvit_analysis.records.unpacked import Unpacked
 from bvit_analysis.records.validity import sound
+
+MAX_PARTS = 2000
+"Of one kind that are read; a writer merges them long before."
 
 
 @final
@@ -54,15 +64,27 @@ class RowReader:
 
     def check(self) -> None:
         """Look at the last bytes of every part, so that what is damaged is named at once."""
+        unpacked = Unpacked()
         for kind in SCHEMAS:
             try:
                 parts = part_paths(self._path, kind)
+                strangers = stray_names(self._path, kind)
             except DamagedFile as error:
                 self._left_out(self._path / kind, error)
                 continue
-            for part in parts:
+            if strangers:
+                self._left_out(
+                    self._path / kind,
+                    f"{len(strangers)} file(s) that are no parts, {strangers[0][:80]!r} first",
+                )
+            if len(parts) > MAX_PARTS:
+                self._left_out(
+                    self._path / kind, f"{len(parts)} parts, the first {MAX_PARTS} are read"
+                )
+            for part in parts[:MAX_PARTS]:
                 try:
                     layout = check_part(part, kind, run_id=self._run_id)
+                    unpacked.take(part.stat().st_size, layout.unpacked)
                 except FileNotFoundError:
                     continue  # merged into another part since it was listed
                 except DamagedFile as error:
@@ -136,7 +158,7 @@ class RowReader:
         for _ in range(20):
             tables = []
             try:
-                for part in part_paths(self._path, kind):
+                for part in part_paths(self._path, kind)[:MAX_PARTS]:
                     if part in self._bad:
                         continue
                     try:

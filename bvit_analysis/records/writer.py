@@ -35,9 +35,9 @@ from bvit_analysis.records.format import (
     check_sites,
     counts_file,
 )
+from bvit_analysis.records.info import read_info
 from bvit_analysis.records.lock import remove_leftovers, take_lock
 from bvit_analysis.records.measure import Measure
-from bvit_analysis.records.reader import read_info
 from bvit_analysis.records.store import PartStore, set_aside
 
 SEAL_SECONDS = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import pandas as pd
 from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
+from bvit_analysis.tables.seeds import mark_diverged
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 
 LATE = 0.1
@@ -99,7 +100,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
     columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
-    return remember(pd.concat(parts, ignore_index=True)[columns], own)
+    frame = remember(pd.concat(parts, ignore_index=True)[columns], own)
+    return mark_diverged(frame, listed)
 
 
 def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -126,7 +128,9 @@ def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -
         .reset_index()
     )
     sums[name] = sums["_sum"] / sums["_weight"]
-    return sums[[*keys, name]]
+    means = sums[[*keys, name]]
+    means.attrs = dict(frame.attrs)
+    return means
 
 
 def late_rows(frame: pd.DataFrame, *, share: float = LATE) -> pd.DataFrame:
@@ -179,7 +183,7 @@ def scalar_frame(runs: Runs) -> pd.DataFrame:
     parts = [part for part in parts if not part.empty]
     if not parts:
         return pd.DataFrame(columns=[*RUN_COLUMNS, "step", "loss", "accuracy"])
-    return pd.concat(parts, ignore_index=True)
+    return mark_diverged(pd.concat(parts, ignore_index=True), as_runs(runs))
 
 
 def weight_sites(run: Run) -> list[str]:
@@ -199,31 +203,36 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
         others are named in a RunWarning.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    asked = weight_sites(run) if site is None else [site]
-    faults: dict[str, str] = {}
-    for name in asked:
-        try:
-            found[name] = run.counts(name)
-        except RunError as error:
-            faults[name] = str(error)
-    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
-    if found and faults:
-        first, reason = next(iter(faults.items()))
-        warnings.warn(
-            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
-            f" {first} first: {reason}",
-            RunWarning,
-            stacklevel=2,
-        )
-    return found
+    return dict(_counts_by_site(run, weight_sites(run) if site is None else [site]))
 
 
 def flip_totals(run: Run) -> tuple[int, int, int]:
     """Return gross flips, net flips and number of weights of a whole run; zeros where none are stored."""
     gross = net = weights = 0
-    for counts in flip_counts(run).values():
+    # One at a time: together they may fill the memory.
+    for _, counts in _counts_by_site(run, weight_sites(run)):
         gross += int(counts["gross"].sum(dtype=np.int64))
         net += int((counts["first_sign"] != counts["last_sign"]).sum())
         weights += counts["gross"].size
     return gross, net, weights
+
+
+def _counts_by_site(run: Run, asked: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the counts of each site that has some, and say at the end which of them have none."""
+    faults: dict[str, str] = {}
+    for name in asked:
+        try:
+            counts = run.counts(name)
+        except RunError as error:
+            faults[name] = str(error)
+        else:
+            yield name, counts
+    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
+    if faults and len(faults) < len(asked):
+        first, why = next(iter(faults.items()))
+        warnings.warn(
+            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
+            f" {first} first: {why}",
+            RunWarning,
+            stacklevel=4,
+        )
