@@ -16,8 +16,7 @@ from bvit_analysis.cli.notebooks import (
     timeout_argument,
 )
 from bvit_analysis.cli.training import grid_arguments, print_results, run_grid, scale_arguments
-from bvit_analysis.errors import RunError, SuiteError
-from bvit_analysis.isolation import one_by_one
+from bvit_analysis.errors import RunError, SuiteError, one_by_one
 from bvit_analysis.records import find_runs
 
 

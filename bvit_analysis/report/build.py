@@ -21,10 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bvit_analysis.errors import SuiteError
+from bvit_analysis.errors import SuiteError, one_by_one
 from bvit_analysis.extras import missing_extra, not_installed
 from bvit_analysis.files import write_bytes_atomic, write_json_atomic
-from bvit_analysis.isolation import one_by_one
 from bvit_analysis.report.figure_files import copy_figures, remove_stale
 from bvit_analysis.report.pages import Page, grouped, page_of
 from bvit_analysis.report.pdf import find_browser, for_print, print_pdf

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bvit_analysis.isolation import one_by_one
+from bvit_analysis.errors import one_by_one
 from bvit_analysis.records import SCHEMAS, Run, RunWarning, load_run
 from bvit_analysis.records.info import shown
 from bvit_analysis.suite.jobs import JobStatus

@@ -12,8 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bvit_analysis.errors import ConfigError, RunError, SuiteError, unknown_name
-from bvit_analysis.isolation import one_by_one
+from bvit_analysis.errors import ConfigError, RunError, SuiteError, one_by_one, unknown_name
 from bvit_analysis.outputs import FRAMES
 from bvit_analysis.records import RunWarning, load_run
 from bvit_analysis.records.format import check_name

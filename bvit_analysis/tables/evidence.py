@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from bvit_analysis.isolation import one_by_one
+from bvit_analysis.errors import one_by_one
 from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.frames import (
     LAST_HALF,

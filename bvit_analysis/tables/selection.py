@@ -10,8 +10,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from bvit_analysis.config import RECIPES, to_dict
-from bvit_analysis.errors import RunError
-from bvit_analysis.isolation import one_by_one
+from bvit_analysis.errors import RunError, one_by_one
 from bvit_analysis.records import Run, RunWarning, find_runs, load_run
 from bvit_analysis.records.info import shown
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT

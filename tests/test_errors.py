@@ -11,8 +11,7 @@ from typing import Any
 
 import pytest
 
-from bvit_analysis.errors import RunError
-from bvit_analysis.isolation import one_by_one, reason
+from bvit_analysis.errors import RunError, one_by_one, reason
 from bvit_analysis.report.build import write_report
 from bvit_analysis.tables import load_runs
 from tests.support.chromium import FLAGS, chromium
