@@ -141,9 +141,13 @@ class Run:
         return dict(self._declared.own)
 
     def _with_sites(
-        self, kind: str, named: Sequence[str], columns: Sequence[str] | None = None
+        self,
+        kind: str,
+        named: Sequence[str],
+        columns: Sequence[str] | None = None,
+        site_id: int | None = None,
     ) -> pd.DataFrame:
-        frame = self._rows.frame(kind, columns)
+        frame = self._rows.frame(kind, columns, site_id=site_id)
         table = self.site_table
         position = pd.Index(table["site_id"]).get_indexer(frame["site_id"])
         unknown = position < 0
@@ -216,9 +220,25 @@ class Run:
     @cached_property
     def trajectories(self) -> pd.DataFrame:
         """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign."""
-        frame = self._with_sites("trajectories", ["site"])
+        return self._trajectories(None)
+
+    def trajectories_at(self, site: str) -> pd.DataFrame:
+        """Return the trajectories of one site, columns as `trajectories`; of a long run all together fill the memory.
+
+        Args:
+            site: Name of a site; one that the run lacks has no rows.
+        """
+        table = self.site_table.set_index("site")
+        return self._trajectories(int(table.loc[site, "site_id"]) if site in table.index else -1)
+
+    def _trajectories(self, site_id: int | None) -> pd.DataFrame:
+        frame = self._with_sites("trajectories", ["site"], site_id=site_id)
         frame["site"] = pd.Categorical(frame["site"], categories=self.site_table["site"])
         return frame
+
+    def number_of_rows(self, kind: str) -> int:
+        """Return how many rows of a kind ('trajectories', for example) are stored, without keeping any."""
+        return self._rows.number(kind)
 
     @cached_property
     def result(self) -> dict[str, Any] | None:

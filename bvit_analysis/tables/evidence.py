@@ -91,8 +91,9 @@ def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:
             else:
                 means = mean_over_sites(late_rows(recorded), name)[name]
                 row[one.name] = float(means.mean()) if len(means) else math.nan
-    gross, net, weights = flip_totals(run)
-    if weights:
+    totals = flip_totals(run)
+    if totals is not None:
+        gross, net, weights = totals
         row["oscillating_flips_per_weight"] = (gross - net) / weights
         row["flip_flop_ratio"] = gross / max(1, net)
     return row

@@ -206,15 +206,18 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
     return dict(_counts_by_site(run, weight_sites(run) if site is None else [site]))
 
 
-def flip_totals(run: Run) -> tuple[int, int, int]:
-    """Return gross flips, net flips and number of weights of a whole run; zeros where none are stored."""
+def flip_totals(run: Run) -> tuple[int, int, int] | None:
+    """Return gross flips, net flips and number of weights of a whole run, None where no counts are stored.
+
+    They are stored when a run stops, so a run that goes on or was killed has none.
+    """
     gross = net = weights = 0
     # One at a time: together they may fill the memory.
     for _, counts in _counts_by_site(run, weight_sites(run)):
         gross += int(counts["gross"].sum(dtype=np.int64))
         net += int((counts["first_sign"] != counts["last_sign"]).sum())
         weights += counts["gross"].size
-    return gross, net, weights
+    return (gross, net, weights) if weights else None
 
 
 def _counts_by_site(run: Run, asked: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:

@@ -74,7 +74,7 @@ def _facts(run: Run) -> dict[str, str]:
         "test accuracy": f"{accuracy:.4f}" if isinstance(accuracy, float) else "not recorded",
     }
     facts |= {f"{kind} sites": str(kinds.get(kind, 0)) for kind in _KINDS}
-    facts |= {f"rows of {name}": f"{len(getattr(run, name)):,}" for name in _TABLES}
+    facts |= {f"rows of {name}": f"{run.number_of_rows(name):,}" for name in _TABLES}
     held = {
         "flip counts": _has_counts(run),
         "attention of images": run.attention is not None,
