@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import timm
 import torch
@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, Recipe, get_recipe
 from bvit_analysis.config.recipes import given
-from bvit_analysis.errors import ConfigError, UnsupportedModelError, unknown_name
+from bvit_analysis.errors import ConfigError, UnsupportedModelError
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.attention import BinaryAttention, BinaryProbabilities
 from bvit_analysis.layers.attention_rule import make_rule
 from bvit_analysis.layers.linear import BinaryLinear
 from bvit_analysis.layers.shift import BinarySign, make_shift
+from bvit_analysis.pretrained import check_model_name, check_names, timm_arguments
 
 SUPPORTED = (
     "a timm VisionTransformer (ViT, DeiT) whose blocks are timm's Block with plain Attention and Mlp,"
@@ -167,6 +168,9 @@ def build_model(
 ) -> VisionTransformer:
     """Create the float ViT a configuration names; random weights come from torch's global generator.
 
+    Where the configuration has a checkpoint, weights are that file's and no hub is asked. A head for another number of
+    classes stays random, and timm fits positions and first convolution to other sizes and channels.
+
     Args:
         config: timm's model name and what to change in it.
         img_size: Side of the image, pixels; None keeps timm's.
@@ -174,12 +178,11 @@ def build_model(
         num_classes: Classes of the head.
 
     Raises:
-        ConfigError: If timm does not know the name, or the image does not split into patches.
+        ConfigError: If timm does not know the name, the image does not split into patches, the width does not split into
+            heads, or the weights cannot be had or do not fit.
         UnsupportedModelError: If the model is not of the supported architecture.
     """
-    known = timm.list_models()
-    if config.name.split(".")[0] not in known:
-        raise ConfigError(unknown_name("timm model", config.name, _vits(config.name, known)))
+    check_model_name(config.name)
     changes = {
         name: getattr(config, name)
         for name in ("patch_size", "embed_dim", "depth", "num_heads")
@@ -191,22 +194,41 @@ def build_model(
         )
     if img_size:
         changes["img_size"] = img_size
-    model = timm.create_model(
-        config.name,
-        pretrained=config.pretrained,
-        in_chans=in_chans,
-        num_classes=num_classes,
-        drop_path_rate=config.drop_path,
-        **changes,
-    )
+    weights = timm_arguments(config)
+    try:
+        model: Any = timm.create_model(
+            config.name,
+            in_chans=in_chans,
+            num_classes=num_classes,
+            drop_path_rate=config.drop_path,
+            **weights,
+            **changes,
+        )
+    except (RuntimeError, AssertionError, TypeError, ValueError, LookupError, OSError) as error:
+        raise _not_built(config, error) from error
+    model.pretrained_cfg.pop("state_dict", None)  # timm would keep every weight twice
+    check_names(config, model.state_dict())
     _check_supported(model)
     assert isinstance(model, VisionTransformer)
     return model
 
 
-def _vits(name: str, known: list[str]) -> list[str]:
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return [*near, "deit_tiny_patch16_224", "deit_small_patch16_224", "vit_tiny_patch16_224"]
+def _not_built(config: ModelConfig, error: Exception) -> ConfigError:
+    said = "; ".join(line.strip() for line in str(error).splitlines() if line.strip())
+    reason = f"{type(error).__name__}: {said[:200]}"
+    if config.checkpoint:
+        return ConfigError(
+            f"{config.checkpoint} does not fit {config.name} as it is set here ({reason}); give the weights of that model,"
+            " or change model.*"
+        )
+    if config.pretrained:
+        return ConfigError(
+            f"no pretrained weights of {config.name} ({reason}); they come from timm's cache or a network and fit timm's"
+            " own sizes only: give a file as model.checkpoint, or set model.pretrained=false"
+        )
+    return ConfigError(
+        f"timm cannot build {config.name} as it is set here ({reason}); change model.*"
+    )
 
 
 def _call(calibrator: Callable[[Tensor], None]) -> Callable[[nn.Module, object, Tensor], None]:

@@ -31,6 +31,7 @@ NEED_TRAIN = (
     "layers",
     "measures",
     "packed",
+    "pretrained",
     "quantizers",
     "randomness",
     "records.checkpoints",

@@ -20,6 +20,8 @@ import numpy as np
 from bvit_analysis.errors import BvitError, RunError
 
 MAX_JSON_BYTES = 16 * 2**20
+MAX_JSON_DEPTH = 64
+"Levels of objects and lists in one another that are read; what walks through them may recurse."
 
 
 class RunWarning(UserWarning):
@@ -165,4 +167,20 @@ def read_json(path: Path, limit: int = MAX_JSON_BYTES) -> dict[str, Any]:
         raise DamagedFile(f"is not valid JSON ({type(error).__name__})") from error
     if not isinstance(value, dict):
         raise DamagedFile(f"holds a JSON {type(value).__name__}; expected an object")
+    if _is_deeper(value, MAX_JSON_DEPTH):
+        raise DamagedFile(f"is nested deeper than {MAX_JSON_DEPTH} levels")
     return value
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    here = [value]
+    for _ in range(levels):
+        here = [
+            inner
+            for one in here
+            for inner in (one.values() if isinstance(one, dict) else one)
+            if isinstance(inner, (dict, list))
+        ]
+        if not here:
+            return False
+    return True

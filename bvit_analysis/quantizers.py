@@ -104,6 +104,21 @@ def channel_scale(weight: Tensor) -> Tensor:
     return weight.detach().abs().mean(dim=1, keepdim=True)
 
 
+def sign_argument(weight: Tensor, centred: bool) -> Tensor:
+    """Return what the sign of a binary weight is taken of: w_oi - mean_i w_oi where it is centred, else w itself.
+
+    Args:
+        weight: Latent weight, (O, I), in weight units.
+        centred: Whether a row's mean is taken off.
+
+    Returns:
+        (O, I), in weight units; the effective sign is +1 where it is >= 0.
+
+    Source: arXiv 2306.16678 for the centred form.
+    """
+    return weight - weight.mean(dim=1, keepdim=True) if centred else weight
+
+
 class _ElasticLevels(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:

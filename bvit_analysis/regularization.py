@@ -4,9 +4,11 @@ What is the paper's: arXiv 2305.14730 says that its scheme drives weights to a b
 weights smoothly away from the quantization boundary, so that they oscillate less. What is ours: every formula below.
 The paper's equations are not public, so this is a reconstruction. All terms share one form, per output channel c,
 
-    g'_cj = g_cj + strength * S_c * f(u_cj),    u_cj = w_cj / alpha_c,    alpha_c = mean_j |w_cj|,
+    g'_cj = g_cj + strength * S_c * f(u_cj),    u_cj = v_cj / alpha_c,    alpha_c = mean_j |v_cj|,
 
-where S_c has the unit of the gradient and f has none, so that `strength` means the same at any scale of the weights:
+where v is the argument of the sign: the latent weight w itself, or w_cj - mean_j w_cj where a recipe centres its
+weights. The boundary is at v = 0 and the modes are at v = +-alpha, so force, size and counted flips are all of v.
+S_c has the unit of the gradient and f has none, so that `strength` means the same at any scale of the weights:
 
     resilient     f = u - sign(u),    S_c = clip(flip fraction_c, 0.01, 0.2) * max_j |g_cj|   (after ReBNN, 2302.00956)
     bin_centre    f = u - sign(u),    S_c = ramp(t) * mean_j |g_cj|                           (after 2203.11086)
@@ -15,7 +17,8 @@ where S_c has the unit of the gradient and f has none, so that `strength` means 
 ramp(t) = (1 - cos(pi t)) / 2 over t = share of training done. ReBNN clips its coefficient to absolute bounds 1e-5 and
 2e-4, whose ratio of 20 is kept here on the flip fraction instead, because gradients of a ViT have another scale.
 Decoupled application moves the weight by -lr * strength * s_c * f * alpha_c, with s_c = S_c without its gradient
-factor, so that Adam does not rescale it. Every term is zero at u = +1 and u = -1.
+factor, so that Adam does not rescale it. Every term is zero at u = +1 and u = -1. With centred weights the mean of f over
+a row is left in: it moves the row's mean, which no sign sees.
 
 A term is a class of its own: its force, its size, and the state it needs. A recipe names one of TERMS, or holds such a
 term; docs/extending.md has an example.
@@ -35,7 +38,7 @@ from torch import Tensor, nn
 from bvit_analysis.config import Recipe
 from bvit_analysis.config.recipes import given
 from bvit_analysis.errors import ConfigError, unknown_name
-from bvit_analysis.quantizers import channel_scale, sign
+from bvit_analysis.quantizers import channel_scale, sign, sign_argument
 
 FLIP_FRACTION_BOUNDS = (0.01, 0.2)
 "Least and largest flip fraction the resilient term uses; their ratio is that of ReBNN's bounds."
@@ -96,14 +99,14 @@ class GradientTerm(ABC):
 
     @abstractmethod
     def force(self, u: Tensor) -> Tensor:
-        """Return f(u), dimensionless, (O, I), for u = w / alpha, latent weights in units of their channel's mean |w|."""
+        """Return f(u), dimensionless, (O, I), for u = v / alpha, arguments of the sign in units of their channel's mean |v|."""
 
     @abstractmethod
     def size(self, weight: Tensor, state: Mapping[str, Tensor], progress: float) -> Tensor:
         """Return s_c, dimensionless, (O, 1) or a scalar.
 
         Args:
-            weight: Latent weight, (O, I), in weight units.
+            weight: Argument v of the sign, (O, I), in weight units.
             state: As start() or advance() returned it.
             progress: Share of training done, 0..1.
         """
@@ -113,7 +116,7 @@ class GradientTerm(ABC):
         return grad.abs().mean(dim=1, keepdim=True)
 
     def start(self, weight: Tensor) -> dict[str, Tensor]:
-        """Return the state of a weight (O, I) before the first step: tensors by name; by default there is none."""
+        """Return the state for v (O, I), the argument of the sign, before the first step; by default there is none."""
         return {}
 
     def advance(
@@ -227,7 +230,7 @@ class GradientRegularizer:
 
     Args:
         weights: Latent weights by site name, each (O, I).
-        recipe: Which term, how strong, coupled or decoupled.
+        recipe: Which term, how strong, coupled or decoupled, and whether weights are centred.
 
     Raises:
         ConfigError: If the recipe's term is only named, or is none.
@@ -240,7 +243,10 @@ class GradientRegularizer:
         self._steps = 0
         self._states: dict[str, Mapping[str, Tensor]] = {}
         if self._term is not None:
-            self._states = {n: self._term.start(weight.detach()) for n, weight in weights.items()}
+            self._states = {n: self._term.start(self._argument(w)) for n, w in weights.items()}
+
+    def _argument(self, weight: Tensor) -> Tensor:
+        return sign_argument(weight.detach(), self._recipe.centre_weights)
 
     @torch.no_grad()
     def apply(self, *, learning_rate: float, progress: float) -> None:
@@ -259,22 +265,24 @@ class GradientRegularizer:
         for name, weight in self._weights.items():
             if weight.grad is None:
                 continue
-            alpha = channel_scale(weight).clamp(min=torch.finfo(weight.dtype).tiny)
-            force = term.force(weight / alpha)
+            argument = self._argument(weight)
+            alpha = channel_scale(argument).clamp(min=torch.finfo(weight.dtype).tiny)
+            force = term.force(argument / alpha)
             if force.shape != weight.shape:
                 raise ConfigError(
                     f"{type(term).__name__}.force must return the shape {tuple(weight.shape)} of u, got"
                     f" {tuple(force.shape)} at {name}"
                 )
             force = force * self._recipe.regularization_strength
-            size = term.size(weight, self._states[name], progress)
+            size = term.size(argument, self._states[name], progress)
             if self._recipe.regularization_mode == "coupled":
                 weight.grad.add_(force.mul_(size * term.gradient_size(weight.grad)))
             else:
                 weight.sub_(force.mul_(size * alpha * learning_rate))
         self._steps += 1
         for name, weight in self._weights.items():
-            self._states[name] = term.advance(weight.detach(), self._states[name], self._steps)
+            argument = self._argument(weight)
+            self._states[name] = term.advance(argument, self._states[name], self._steps)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the state a resumed run needs, as plain tensors: 'steps', and 'STATE.SITE' for each term's state."""

@@ -21,9 +21,9 @@ from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
 from bvit_analysis.instruments import Instrument, Rows, Watched
 from bvit_analysis.instruments.compiled import forget_compiled
 from bvit_analysis.instruments.identity import Identities
+from bvit_analysis.instruments.inspection import Inspection
 from bvit_analysis.instruments.optimizer import StepHooks, check_moves
 from bvit_analysis.instruments.standard import Panel, standard
-from bvit_analysis.instruments.verification import MOST_LEVELS, Verifier, levels_of
 from bvit_analysis.records import SCHEMAS, Measure, RunWriter, check_name
 from bvit_analysis.sites import Site, describe_sites, distinct, find_sites
 
@@ -101,7 +101,7 @@ class Watch:
         self.flips = self._panel.flips
         self._trajectories = self._panel.trajectories
         self._listeners = self._panel.listeners
-        self._verifier = Verifier(self._ids, self._see)
+        self._inspection = Inspection(watched, self._panel)
         self._hooks: StepHooks | None = None
         if optimizer is not None:
             latents = [site.latent for site in self.sites if site.latent is not None]
@@ -110,7 +110,6 @@ class Watch:
             _check_declared(self._panel.own, writer)
         self._handles: list[RemovableHandle] = []
         self._inside = self._loaded = self._resumes = False
-        self._said: set[str] = set()
         self._scalars: list[dict[str, float]] = []
         self._pending: list[Rows] = []
         self._flushed_at = time.monotonic()
@@ -150,7 +149,8 @@ class Watch:
         fresh = not self.run_dir.exists() or not any(self.run_dir.iterdir())
         self._disposable = fresh and self._owns_writer
         try:
-            self._identities.follow()
+            if self._identities.follow():
+                self.flips.tracker.replan()
             if self._hooks is not None:
                 check_moves(self._hooks.optimizer, self.sites)
             if not self._loaded:
@@ -162,7 +162,6 @@ class Watch:
         except BaseException:
             self._detach()
             raise
-        self._first_step = self.steps + 1
         self._inside = True
         return self
 
@@ -217,10 +216,9 @@ class Watch:
             self._panel.skip()
             return
         self._pending.append(self._panel.step())
-        self._say_what_was_not_seen()
+        if self._inspection.step():
+            self._note_sites()
         self._panel.listen()
-        if self.steps % self.config.verification_every == 0:
-            self._verifier.ask(self.steps)
         self._scalars.append({"step": self.steps, **numbers})
         waited = time.monotonic() - self._flushed_at
         if len(self._scalars) >= _FLUSH_STEPS or waited >= _FLUSH_SECONDS:
@@ -241,7 +239,7 @@ class Watch:
             check_moves(self._hooks.optimizer, self.sites)
         changed = self._panel.rebase()
         if self._inside:
-            self._verifier.ask(self.steps)
+            self._inspection.look()
         return changed
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -283,15 +281,6 @@ class Watch:
         ]
         return torch.tensor(rows, dtype=torch.int64).view(-1, 2)
 
-    def _say_what_was_missed(self) -> None:
-        missed = self.flips.tracker.differing()
-        if missed:
-            self._warn(
-                "missed",
-                f"{missed} signs changed after the last watch.step(), at step {self.steps}, and are not counted; call it"
-                " after each optimizer step",
-            )
-
     def _make_writer(self) -> RunWriter:
         info = {
             "kind": "watched",
@@ -312,13 +301,13 @@ class Watch:
         elif self._trajectories is not None:
             self._handles += self._trajectories.hook_gradients()
         self._panel.listen()
-        self._verifier.ask(self.steps)
+        self._inspection.begin()
         forget_compiled()
 
     def _detach(self) -> None:
         self._inside = False
         self._panel.remove()
-        self._verifier.remove()
+        self._inspection.remove()
         if self._hooks is not None:
             self._hooks.remove()
         while self._handles:
@@ -328,59 +317,9 @@ class Watch:
         if self._trajectories is not None:
             self._trajectories.gather_gradients(scale)
 
-    def _see(self, site_id: int) -> None:
-        """Take up that a forward pass has shown the used weight of a site."""
-        site, levels = self._ids[site_id], self._verifier.verdicts[site_id].levels or 0
-        self._panel.flips.take_again(site_id)
-        if levels > MOST_LEVELS:
-            self._watched.multilevel.add(site_id)
-            self._warn(
-                site.name,
-                f"the forward pass of site {site.name} uses a weight of more than {MOST_LEVELS} levels, which is not"
-                " quantized; its sign changes are recorded, and are no flips",
-            )
-        elif (levels > 2 or site.effective_level is not None) and self._panel.levels is not None:
-            self._panel.levels.follow(site_id, self._verifier.programs.get(site_id))
-        argument = site.effective()
-        if argument[:1].numel() > 2 * MOST_LEVELS and levels_of(argument) <= MOST_LEVELS:
-            self._warn(
-                f"{site.name} latent",
-                f"what the sign of site {site.name} is taken of has {levels_of(argument)} values a row: it is a quantized"
-                " weight and no latent one, so measures of its distribution say nothing; return the latent weight from"
-                " effective_sign, of PARQ opt.state[m.weight]['latent']",
-            )
-
-    def _say_what_was_not_seen(self) -> None:
-        if self.steps == self._first_step:
-            self._verifier.ask_own()
-            self._verifier.warn()
-            if self._panel.levels is not None and self._panel.levels.unfollowed():
-                self._verifier.ask(
-                    self.steps
-                )  # a layer that sets itself up in its first pass shows more in the next
-            self._note_sites()
-        elif self.steps == self._first_step + 1 and self._panel.levels is not None:
-            self._panel.levels.warn()
-        if self._panel.heard_nothing:
-            self._warn(
-                "heard nothing",
-                f"no training pass of the watched {type(self._watched.model).__name__} was heard in step {self.steps}, so"
-                " that it has no activation rows; train this very model, in train mode and with gradients on",
-            )
-
-    def _warn(self, what: str, text: str) -> None:
-        if what not in self._said:
-            self._said.add(what)
-            warnings.warn(text, RuntimeWarning, stacklevel=4)
-
     def _note_sites(self) -> None:
         if self._writer is not None:
-            self._writer.note_sites(
-                {
-                    self._ids[site_id].name: verdict.describe()
-                    for site_id, verdict in self._verifier.verdicts.items()
-                }
-            )
+            self._writer.note_sites(self._inspection.describe())
 
     def _was_applied(self, applied: bool | None) -> bool:
         if self._hooks is None:
@@ -434,8 +373,7 @@ class Watch:
         try:
             self._flush()
             if error is None and self.steps:
-                self._verifier.finish(self.steps)
-                self._say_what_was_missed()
+                self._inspection.finish()
             self._note_sites()
             for position, (site_id, site) in enumerate(self._watched.weights.items()):
                 if site_id not in self._watched.multilevel:

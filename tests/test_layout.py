@@ -30,6 +30,8 @@ ALONE = {
     "runtime/test_readme.py": "bvit_analysis/runtime/README.md",
     "test_architecture.py": "docs/architecture.md against the tree",
     "test_docs_site.py": "scripts/docs_site.py, which makes the API pages",
+    "test_foreign_layers.py": "the watch on other projects' layers",
+    "test_foreign_loops.py": "the watch in other people's loops",
     "test_import_contract.py": "the contract in pyproject.toml",
     "test_layout.py": "this",
     "test_public_api.py": "bvit_analysis/__init__.py and the README",

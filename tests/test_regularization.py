@@ -79,6 +79,78 @@ def test_decoupled_term_moves_the_weight_and_leaves_the_gradient(term):
     np.testing.assert_array_equal(got.grad.numpy(), g)
 
 
+@pytest.mark.parametrize("mode", ["coupled", "decoupled"])
+@pytest.mark.parametrize("term", TERMS)
+def test_with_centred_weights_the_term_is_of_what_the_sign_is_taken_of(term, mode):
+    _, g = weights()
+    w = np.random.default_rng(1).normal(np.linspace(-0.08, 0.08, 4)[:, None], 0.05, (4, 6))
+    w = w.astype(np.float32)  # rows away from 0
+    v = w.astype(np.float64)
+    v = v - v.mean(axis=1, keepdims=True)
+    assert ((v >= 0) != (w >= 0)).mean() > 0.2  # raw and centred signs are not the same
+    recipe = Recipe(
+        centre_weights=True,
+        regularization=term,
+        regularization_strength=1.5,
+        regularization_mode=mode,
+    )
+    parameter = nn.Parameter(torch.tensor(w))
+    parameter.grad = torch.tensor(g)
+    GradientRegularizer({"site": parameter}, recipe).apply(learning_rate=0.1, progress=0.3)
+    gradient = g if mode == "coupled" else np.ones_like(g)
+    pull = retyped(term, v, gradient, 1.5, np.zeros((4, 1)), 0.3)
+    alpha = np.abs(v).mean(axis=1, keepdims=True)
+    expected_w = w if mode == "coupled" else w - 0.1 * alpha * pull
+    expected_g = g + pull if mode == "coupled" else g
+    np.testing.assert_allclose(parameter.detach().numpy(), expected_w, rtol=1e-4, atol=1e-8)
+    np.testing.assert_allclose(parameter.grad.numpy(), expected_g, rtol=1e-4, atol=1e-8)
+
+
+def test_flips_of_centred_weights_are_flips_of_the_sign_that_is_used():
+    w = np.array([[0.3, 0.2, 0.1, 0.4]], np.float32)
+    recipe = Recipe(centre_weights=True, regularization=ResilientTerm(period=1))
+    parameter = nn.Parameter(torch.tensor(w))
+    regularizer = GradientRegularizer({"site": parameter}, recipe)
+    with torch.no_grad():
+        parameter[0, 2] = 0.9  # every weight stays positive; against the mean, three of four turn
+    parameter.grad = torch.zeros(1, 4)
+    regularizer.apply(learning_rate=0.1, progress=0.0)
+    state = regularizer.state_dict()
+    assert state["reference.site"].tolist() == [[False, False, True, False]]
+    assert state["fraction.site"].tolist() == [[0.75]]
+
+
+def test_the_term_and_the_layer_take_the_sign_of_one_argument():
+    from bvit_analysis.layers.linear import BinaryLinear
+    from bvit_analysis.layers.shift import BinarySign, make_shift
+    from bvit_analysis.quantizers import sign_argument
+
+    seen = []
+
+    class Spy(GradientTerm):
+        def force(self, u):
+            return u * 0
+
+        def size(self, weight, state, progress):
+            seen.append(weight.clone())
+            return torch.tensor(1.0)
+
+    w, g = weights()
+    for centred in (False, True):
+        layer = BinaryLinear(
+            nn.Parameter(torch.tensor(w)),
+            None,
+            sign=BinarySign(make_shift("none", 6, reduction=1), dim=6, gradient="clip"),
+            activation=nn.Identity(),
+            centred=centred,
+        )
+        layer.weight.grad = torch.tensor(g)
+        recipe = Recipe(centre_weights=centred, regularization=Spy)
+        GradientRegularizer({"site": layer.weight}, recipe).apply(learning_rate=0.1, progress=0.0)
+        assert torch.equal(seen.pop(), layer.latent())
+        assert torch.equal(layer.latent(), sign_argument(layer.weight, centred))
+
+
 def test_forces_at_the_special_points():
     u = torch.tensor([-1.0, -0.0, 0.0, 1.0])
     assert bin_force(u).tolist() == [0.0, -1.0, -1.0, 0.0]

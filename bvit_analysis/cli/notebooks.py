@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -118,7 +118,8 @@ def run(options: argparse.Namespace) -> int:
     """Execute, or only tell what would be executed.
 
     Returns:
-        0 if all is well, 1 if a notebook did not succeed, 2 if a dry run found the batch not to be possible.
+        0 if all is well, 1 if a notebook did not succeed or a run was left out, 2 if a dry run found the batch not to
+        be possible.
 
     Raises:
         SuiteError: If something is wrong with what was asked for.
@@ -156,7 +157,13 @@ def print_statuses(statuses: Sequence[JobStatus]) -> None:
     """Print one line a notebook: state, seconds, name and what went wrong."""
     for status in statuses:
         line = f"{status.state:<12} {status.seconds:6.1f} s  {status.name}  {status.error or ''}"
-        print(_printable(line.rstrip()))
+        print(printable(line.rstrip()))
+    _print_left_out(text for status in statuses for text in status.left_out)
+
+
+def _print_left_out(texts: Iterable[str]) -> None:
+    for text in dict.fromkeys(texts):
+        print(printable(f"left out a run: {text}"), file=sys.stderr)
 
 
 def _jobs(options: argparse.Namespace) -> list[NotebookJob]:
@@ -218,13 +225,20 @@ def _dry_run(jobs: Sequence[NotebookJob], options: argparse.Namespace) -> int:
         raise SuiteError(f"--at-once must be at least 1, got {at_once}")
     found = suite.estimate(jobs, options.out, jobs_at_once=at_once)
     problems = [] if found.fits else [_too_small(found, options.out)]
+    refused = {job.name: job.refused for job in jobs if job.refused}
+    left_out = list(dict.fromkeys(text for job in jobs for text in job.left_out))
+    code = 2 if problems else int(bool(refused or left_out))
     if options.json:
-        print(json.dumps(_as_data(found, problems), indent=1))
-        return 2 if problems else 0
+        data = _as_data(found, problems) | {"refused": refused, "left_out": left_out}
+        print(json.dumps(data, indent=1))
+        return code
     for one in found.jobs:
-        print(_printable(_line(one)))
+        print(printable(_line(one)))
+    for name, why in refused.items():
+        print(printable(f"refuse                       {name}  {why}"))
     print(_totals(found))
-    return _refuse(problems, as_json=False) if problems else 0
+    _print_left_out(left_out)
+    return _refuse(problems, as_json=False) if problems else code
 
 
 def _line(one: JobEstimate) -> str:
@@ -296,7 +310,8 @@ def _refuse(problems: Sequence[str], *, as_json: bool) -> int:
     return 2
 
 
-def _printable(text: str) -> str:
-    from bvit_analysis.suite.progress import printable
+def printable(text: str) -> str:
+    """Return a text that may be printed: names and errors come from notebooks and folders."""
+    from bvit_analysis.suite.progress import printable as without_control
 
-    return printable(text)
+    return without_control(text)

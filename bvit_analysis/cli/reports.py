@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from bvit_analysis.cli.command import Commands, command
-from bvit_analysis.cli.notebooks import parameter_argument, print_statuses, timeout_argument
+from bvit_analysis.cli.notebooks import (
+    parameter_argument,
+    print_statuses,
+    printable,
+    timeout_argument,
+)
 from bvit_analysis.cli.training import grid_arguments, print_results, run_grid, scale_arguments
-from bvit_analysis.errors import RunError, SuiteError
+from bvit_analysis.errors import RunError, SuiteError, one_by_one
 from bvit_analysis.records import find_runs
 
 
@@ -82,27 +88,42 @@ def _lessons(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bvit_analysis.report import build_report
+    from bvit_analysis.report.build import write_report
 
-    runs = _expand(options.runs) or None
-    path = build_report(options.executed, options.out, runs=runs, pdf=options.pdf)
-    print(path)
+    runs, missing = _expand(options.runs)
+    written = write_report(options.executed, options.out, runs=runs or None, pdf=options.pdf)
+    print(printable(str(written.index)))
     if options.pdf:
-        print(path.with_name("report.pdf"))
-    return 0
+        print(printable(str(written.index.with_name("report.pdf"))))
+    return _say_left_out([*missing, *written.left_out])
 
 
-def _expand(paths: Sequence[Path]) -> list[Path]:
-    """Turn folders of runs into their runs; a folder without any is a mistake."""
-    found: list[Path] = []
-    for path in paths:
-        runs = [path] if (path / "run.json").exists() else find_runs(path)
-        if not runs:
-            raise RunError(
-                f"no run folder at {path} or in it; 'bvit train' and 'bvit ablate' make some"
-            )
-        found += runs
-    return found
+def _say_left_out(texts: Sequence[str]) -> int:
+    """Print what could not be shown, and return the exit code that says so."""
+    for text in texts:
+        print(printable(f"left out of the report: {text}"), file=sys.stderr)
+    return int(bool(texts))
+
+
+def _expand(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """Turn folders of runs into their runs, and say which have none.
+
+    Raises:
+        RunError: If none has any.
+    """
+    done, missing = one_by_one(paths, _runs_at)
+    if missing and not done:
+        raise RunError(missing[0][1])
+    return [run for _, runs in done for run in runs], [why for _, why in missing]
+
+
+def _runs_at(path: Path) -> list[Path]:
+    runs = [path] if (path / "run.json").exists() else find_runs(path)
+    if not runs:
+        raise RunError(
+            f"no run folder at {path} or in it; 'bvit train' and 'bvit ablate' make some"
+        )
+    return runs
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -115,11 +136,12 @@ def _reproduce(options: argparse.Namespace) -> int:
     print_results(runs)
     out = options.out / options.scale
     code = _execute(options, runs, out / "notebooks")
-    from bvit_analysis.report import build_report
+    from bvit_analysis.report.build import write_report
 
-    path = build_report(out / "notebooks", out / "report", runs=runs)
-    print(f"done in {time.monotonic() - started:.0f} s; open the report:\n{path.absolute()}")
-    return code
+    written = write_report(out / "notebooks", out / "report", runs=runs)
+    index = printable(str(written.index.absolute()))
+    print(f"done in {time.monotonic() - started:.0f} s; open the report:\n{index}")
+    return max(code, _say_left_out(written.left_out))
 
 
 def _execute(options: argparse.Namespace, runs: list[Path], out: Path) -> int:

@@ -116,10 +116,13 @@ def grid_arguments(parser: argparse.ArgumentParser) -> None:
         help="recipes, separated by commas: presets and recipe files (default: all four presets)",
     )
     parser.add_argument(
-        "--seeds", type=int, default=0, help="how many seeds (default: 1 smoke, 3 laptop, 5 bench)"
+        "--seeds",
+        type=int,
+        default=None,
+        help="how many seeds (default: 1 smoke, 3 laptop, 5 bench)",
     )
     parser.add_argument(
-        "--jobs", type=int, default=0, help="runs at a time (default: as the cores allow)"
+        "--jobs", type=int, default=None, help="runs at a time (default: as the cores allow)"
     )
     instrument_argument(parser)
 
@@ -169,6 +172,11 @@ def _ablate(options: argparse.Namespace) -> int:
 
 def run_grid(options: argparse.Namespace) -> list[Path]:
     """Train the grid that the flags ask for; return the run folders, teacher first."""
+    for flag, number in (("--seeds", options.seeds), ("--jobs", options.jobs)):
+        if number is not None and number < 1:
+            raise ConfigError(
+                f"{flag} must be at least 1, got {number}; leave it out for the default"
+            )
     names = [name.strip() for name in options.recipes.split(",") if name.strip()]
     if not names:
         raise ConfigError(f"--recipes names none; expected some of {', '.join(RECIPES)}")
@@ -184,7 +192,7 @@ def run_grid(options: argparse.Namespace) -> list[Path]:
         recipes=recipes,
         seeds=range(options.seeds or SEEDS[options.scale]),
         instruments=_instruments(options),
-        jobs_at_once=options.jobs or None,
+        jobs_at_once=options.jobs,
         progress=not options.quiet,
     )
 

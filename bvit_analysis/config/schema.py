@@ -136,9 +136,9 @@ class ModelConfig:
     drop_path: float = 0.0
     "Probability of dropping a residual branch."
     pretrained: bool = False
-    "Start the teacher from timm's pretrained weights (needs them in timm's cache or a network)."
+    "Start the teacher from timm's pretrained weights (needs them in timm's cache or a network); images as they expect."
     checkpoint: str = ""
-    "A safetensors file with the teacher's weights; no teacher is trained then."
+    "A safetensors file of the teacher's weights; with a head for these classes no teacher is trained, nor a hub asked."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,5 +245,5 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     teacher: TrainingConfig | None = None
-    "How the float teacher is trained; None means there is no teacher and the student starts from scratch."
+    "How the float teacher is trained; None means none is, so the student starts from given weights or from scratch."
     watch: WatchConfig = field(default_factory=WatchConfig)

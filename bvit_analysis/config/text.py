@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from bvit_analysis.config.import_paths import import_path
-from bvit_analysis.config.schema import RunConfig, takes_own
+from bvit_analysis.config.schema import RunConfig, TrainingConfig, takes_own
 from bvit_analysis.errors import ConfigError, unknown_name
 
 Config = TypeVar("Config")
@@ -132,11 +132,15 @@ def _with(config: Any, path: Sequence[str], value: Any) -> Any:
     name, *rest = path
     if not rest:
         return dataclasses.replace(config, **_values(type(config), {name: value}))
-    sections = [
-        field
+    sections = {
+        field: getattr(config, field)
         for field, hint in get_type_hints(type(config)).items()
         if dataclasses.is_dataclass(getattr(config, field)) and not takes_own(hint)
-    ]
+    }
+    if isinstance(config, RunConfig) and config.teacher is None:
+        # asked for: it begins with the defaults, where the run itself is trained
+        place = {name: getattr(config.training, name) for name in ("device", "threads")}
+        sections["teacher"] = TrainingConfig(**place)
     if name not in sections:
         raise ConfigError(unknown_name("section", name, sections))
-    return dataclasses.replace(config, **{name: _with(getattr(config, name), rest, value)})
+    return dataclasses.replace(config, **{name: _with(sections[name], rest, value)})

@@ -41,6 +41,19 @@ class Batch:
     "int64 (B,), in the training split."
 
 
+def check_batch_size(dataset: Dataset, batch_size: int) -> None:
+    """Refuse a batch that the training split cannot fill.
+
+    Raises:
+        ConfigError: If it is below 1 or above the number of training images.
+    """
+    count = len(dataset.train)
+    if not 1 <= batch_size <= count:
+        raise ConfigError(
+            f"batch_size must be from 1 to the {count} training images, got {batch_size}"
+        )
+
+
 def train_batches(
     dataset: Dataset,
     config: DataConfig,
@@ -64,11 +77,8 @@ def train_batches(
         ConfigError: If the batch is larger than the training split.
         DataError: While iterating, if an image cannot be decoded.
     """
+    check_batch_size(dataset, batch_size)
     count = len(dataset.train)
-    if not 1 <= batch_size <= count:
-        raise ConfigError(
-            f"batch_size must be from 1 to the {count} training images, got {batch_size}"
-        )
     plan = _Plan(count, seed, batch_size, start_step, total_steps)
     if isinstance(dataset.train, MemorySplit):
         images = _augmented_in_memory(dataset, dataset.train, config, seed, plan)
@@ -159,7 +169,9 @@ def _augmented_in_memory(
 def _augmented_from_files(
     dataset: Dataset, split: FileSplit, config: DataConfig, seed: int, plan: _Plan
 ) -> Iterator[Tensor]:
-    transform = training_transform(config) if config.augmentation else split.transform
+    transform = split.transform
+    if config.augmentation:
+        transform = training_transform(config, dataset.preprocessing)
     for images in load_images(split, transform, plan.keys(), seed=seed):
         # the training transform of timm has normalised already, since erasing comes after that
         stored = images.dtype == torch.uint8

@@ -8,6 +8,7 @@ from bvit_analysis.data.splits import (
     Split,
 )
 from bvit_analysis.errors import ConfigError, unknown_name
+from bvit_analysis.pretrained import Preprocessing
 
 SPLITS = ("train", "validation", "test")
 
@@ -22,10 +23,8 @@ class Dataset:
     img_size: int
     "Side of the square image, pixels."
     class_names: tuple[str, ...]
-    mean: tuple[float, ...]
-    "Per channel, of images in [0, 1]; the images of a batch have it taken off."
-    std: tuple[float, ...]
-    "Per channel; the images of a batch are divided by it."
+    preprocessing: Preprocessing
+    "What is done to the pixels of every image."
     train: Split
     "The only one that is learned from."
     validation: Split
@@ -34,6 +33,18 @@ class Dataset:
     "For reported figures only."
     fingerprint: str
     "Changes with the files; kept in checkpoints so that no run goes on with other data."
+    notes: tuple[str, ...] = ()
+    "What was found and is not read, or not read as it is stored: a sentence each."
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, of images in [0, 1]; the images of a batch have it taken off."""
+        return self.preprocessing.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel; the images of a batch are divided by it."""
+        return self.preprocessing.std
 
     def split(self, name: str) -> Split:
         """Return a split by its name.

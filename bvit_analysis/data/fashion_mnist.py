@@ -19,6 +19,7 @@ from bvit_analysis.data.splits import (
     fixed_permutation,
 )
 from bvit_analysis.errors import ConfigError, DataError
+from bvit_analysis.pretrained import Preprocessing
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -50,8 +51,7 @@ _REMEDY = (
 )
 
 # Of the 55,000 training images, so that nothing of the validation or test split is used; checked by a test.
-_FASHION_MNIST_MEAN = (0.2861,)
-_FASHION_MNIST_STD = (0.3530,)
+OWN_PREPROCESSING = Preprocessing(mean=(0.2861,), std=(0.3530,))
 
 
 def embedded_folder() -> Path:
@@ -100,8 +100,24 @@ def read_part(root: Path, part: str) -> tuple[np.ndarray, np.ndarray]:
     return images.reshape(-1, 1, 28, 28), labels
 
 
-def load_fashion_mnist(config: DataConfig, root: Path) -> Dataset:
+def grey(preprocessing: Preprocessing) -> Preprocessing:
+    """Return what a model for colours expects of a grey image: the means over channels of its mean and std.
+
+    timm adds up the first convolution's weights over the colours, as if each were the grey image.
+    """
+    mean, std = (sum(values) / len(values) for values in (preprocessing.mean, preprocessing.std))
+    return Preprocessing(mean=(mean,), std=(std,))
+
+
+def load_fashion_mnist(
+    config: DataConfig, root: Path, preprocessing: Preprocessing | None = None
+) -> Dataset:
     """Open the embedded data set: 55,000 training, 5,000 validation and 10,000 test images, (1, 28, 28) uint8.
+
+    Args:
+        config: Limits; other settings must be those of the set.
+        root: Folder that holds FashionMNIST/raw.
+        preprocessing: What the model expects; by default mean and std of the training images.
 
     Raises:
         ConfigError: If a setting does not apply to it.
@@ -135,8 +151,7 @@ def load_fashion_mnist(config: DataConfig, root: Path) -> Dataset:
         in_chans=1,
         img_size=28,
         class_names=CLASS_NAMES,
-        mean=_FASHION_MNIST_MEAN,
-        std=_FASHION_MNIST_STD,
+        preprocessing=grey(preprocessing) if preprocessing else OWN_PREPROCESSING,
         train=part(images, labels, learned, config.train_limit),
         validation=part(images, labels, held_out, config.evaluation_limit),
         test=part(test_images, test_labels, every_test, config.evaluation_limit),

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from bvit_analysis.data.decoding import DECODE_ERRORS, first_line, to_rgb
 from bvit_analysis.errors import DataError
 from bvit_analysis.randomness import generator, seed_from, seeded
 
@@ -21,14 +22,6 @@ Transform = Callable[[Image.Image], Tensor]
 
 Key = tuple[int, int]
 "Epoch and index of an image: what its augmentation depends on, beside the seed."
-
-# What Pillow raises for files that are cut off, empty, not images, or bombs.
-_DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its type's name where it has none."""
-    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def fixed_permutation(count: int) -> np.ndarray:
@@ -84,7 +77,7 @@ class FileSplit(Split):
     """A split whose images are decoded when they are asked for.
 
     Args:
-        source: A data set of torchvision that yields pairs of a PIL image and a label.
+        source: A data set that yields pairs of a PIL image, in the mode that it is stored in, and a label.
         positions: Where in the source each image of the split is.
         labels: int64 (N,).
         class_names: For messages.
@@ -120,7 +113,7 @@ class FileSplit(Split):
         return load_images(self, self.transform, keys, seed=0)
 
     def open(self, index: int) -> Image.Image:
-        """Decode one image to RGB; no other image is ever put in its place.
+        """Decode one image to upright RGB; no other image is ever put in its place.
 
         Raises:
             DataError: If the file cannot be decoded; it names path, class and index.
@@ -128,8 +121,8 @@ class FileSplit(Split):
         position = self._positions[index]
         try:
             image: Image.Image = self._source[position][0]
-            return image.convert("RGB")
-        except _DECODE_ERRORS as error:
+            return to_rgb(image)
+        except DECODE_ERRORS as error:
             samples = getattr(self._source, "samples", None)
             place = samples[position][0] if samples else f"of {type(self._source).__name__}"
             raise DataError(

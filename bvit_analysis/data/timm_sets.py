@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
+from PIL import Image
 
 from bvit_analysis.config import DataConfig
 from bvit_analysis.data.dataset import Dataset
-from bvit_analysis.data.image_folder import find_layout, folder_fingerprint
+from bvit_analysis.data.decoding import first_line, open_image, survey
+from bvit_analysis.data.image_folder import (
+    ImageFiles,
+    describe_left_out,
+    find_images,
+    find_layout,
+    fingerprint,
+)
 from bvit_analysis.data.splits import (
     FileSplit,
     Split,
     Transform,
-    first_line,
     fixed_permutation,
 )
 from bvit_analysis.errors import ConfigError, DataError
+from bvit_analysis.pretrained import Preprocessing
 
 TIMM_NAMES = (
     "torch/cifar10",
@@ -34,24 +44,40 @@ TIMM_NAMES = (
 )
 "timm's names of data sets that can be read at any index; its streams cannot be started at any step."
 
-# What timm's pretrained ViTs of the DeiT family expect; checked against timm by a test.
+# For models that start at random; checked against timm by a test.
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
+
+DEFAULT_PREPROCESSING = Preprocessing(
+    mean=_IMAGENET_MEAN, std=_IMAGENET_STD, interpolation="bicubic", crop_pct=0.875
+)
+
+# Showing the middle of a thumbnail, as evaluations on ImageNet do, cuts its subject.
+_LARGEST_THUMBNAIL = 95
 
 # A split that is missing takes a tenth of the training images, up to so many.
 _LARGEST_CUT = 10_000
 
 
-def load_timm(config: DataConfig, root: Path) -> Dataset:
+def load_timm(
+    config: DataConfig, root: Path, preprocessing: Preprocessing | None = None
+) -> Dataset:
     """Open one of TIMM_NAMES in a folder; a split that is missing is cut from the training images.
+
+    Args:
+        config: Name, size, limits, augmentation and loader processes.
+        root: Where the files are.
+        preprocessing: What the model expects; by default ImageNet's mean and std, bicubic.
 
     Raises:
         ConfigError: If a setting does not apply.
         DataError: If files are missing or not laid out as expected.
     """
-    training_transform(config)  # an unknown auto_augment fails now, not at the first step
-    train, others, class_names, fingerprint = _timm_sources(config.name, root)
-    transform = evaluation_transform(config.img_size)
+    pixels = preprocessing or DEFAULT_PREPROCESSING
+    training_transform(config, pixels)  # an unknown auto_augment fails now, not at the first step
+    found = _folder(root) if config.name == "torch/image_folder" else _timm_set(config.name, root)
+    train, class_names = found.train, found.class_names
+    transform = evaluation_transform(config.img_size, pixels)
     rest = fixed_permutation(len(train))
     cut = max(1, min(len(rest) // 10, _LARGEST_CUT))
 
@@ -68,7 +94,7 @@ def load_timm(config: DataConfig, root: Path) -> Dataset:
 
     held_out = {}
     for name in ("validation", "test"):
-        source = others[name]
+        source = found.held_out.get(name)
         if source is None:
             positions, rest = rest[:cut], rest[cut:]
         else:
@@ -84,58 +110,107 @@ def load_timm(config: DataConfig, root: Path) -> Dataset:
         in_chans=3,
         img_size=config.img_size,
         class_names=class_names,
-        mean=_IMAGENET_MEAN,
-        std=_IMAGENET_STD,
+        preprocessing=pixels,
         train=part(train, rest[: config.train_limit or None]),
         validation=held_out["validation"],
         test=held_out["test"],
-        fingerprint=fingerprint,
+        fingerprint=found.fingerprint,
+        notes=found.notes,
     )
 
 
-def _timm_sources(name: str, root: Path) -> tuple[Any, dict[str, Any], tuple[str, ...], str]:
+@dataclass(frozen=True, kw_only=True)
+class _Sources:
+    train: Any
+    held_out: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@final
+class _Images:
+    """Image files and their labels, as FileSplit reads them."""
+
+    def __init__(self, files: ImageFiles) -> None:
+        self.samples = files.samples
+        self.targets = [label for _, label in files.samples]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, position: int) -> tuple[Image.Image, int]:
+        path, label = self.samples[position]
+        return open_image(path), label
+
+
+def _folder(root: Path) -> _Sources:
+    layout = find_layout(root)
+    parts = {"train": layout.train, "validation": layout.validation, "test": layout.test}
+    sources, paths, left_out = {}, [], []
+    for name, folder in parts.items():
+        if folder is None:
+            continue
+        files = find_images(folder, layout.class_names)
+        sources[name] = _Images(files)
+        paths += [path for path, _ in files.samples]
+        left_out += describe_left_out(folder, files)
+    return _Sources(
+        train=sources.pop("train"),
+        held_out=sources,
+        class_names=layout.class_names,
+        fingerprint=fingerprint(root, paths),
+        notes=(*layout.notes, *left_out, *survey(paths)),
+    )
+
+
+def _timm_set(name: str, root: Path) -> _Sources:
     from timm.data import create_dataset  # here, because timm takes seconds to import
 
-    def source(folder: Path, split: str) -> Any:
+    def source(split: str) -> Any:
         try:
-            return create_dataset(
-                name, root=str(folder), split=split, search_split=False, download=False
+            found = create_dataset(
+                name, root=str(root), split=split, search_split=False, download=False
             )
         except (RuntimeError, OSError) as error:
             raise DataError(
-                f"cannot open {name} in {folder}: {first_line(error)}; "
+                f"cannot open {name} in {root}: {first_line(error)}; "
                 "put the data there first, nothing is downloaded here"
             ) from error
+        if hasattr(found, "loader"):
+            found.loader = open_image  # torchvision's would clip 16 bits to 8
+        return found
 
-    if name != "torch/image_folder":
-        if not root.is_dir():
-            raise DataError(f"the data folder {root} does not exist; check DataConfig.root")
-        train, test = source(root, "train"), source(root, "validation")
-        classes = tuple(" / ".join([c] if isinstance(c, str) else c) for c in train.classes)
-        text = json.dumps([name, classes, np.asarray(train.targets).tolist()])
-        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
-        return train, {"validation": None, "test": test}, classes, digest
-    layout = find_layout(root)
-    others = {
-        part: source(folder, part) if folder else None
-        for part, folder in (("validation", layout.validation), ("test", layout.test))
-    }
-    return source(layout.train, "train"), others, layout.class_names, folder_fingerprint(root)
+    if not root.is_dir():
+        raise DataError(f"the data folder {root} does not exist; check DataConfig.root")
+    train, test = source("train"), source("validation")
+    classes = tuple(" / ".join([c] if isinstance(c, str) else c) for c in train.classes)
+    text = json.dumps([name, classes, np.asarray(train.targets).tolist()])
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return _Sources(train=train, held_out={"test": test}, class_names=classes, fingerprint=digest)
 
 
-def evaluation_transform(img_size: int) -> Transform:
+def evaluation_transform(
+    img_size: int, preprocessing: Preprocessing = DEFAULT_PREPROCESSING
+) -> Transform:
     """Return timm's transform for evaluation, without normalisation: PIL image to uint8 (3, img_size, img_size)."""
     from timm.data import create_transform
 
-    # ImageNet's custom of showing the middle 7/8 cuts the subject of a thumbnail
-    crop = 0.875 if img_size >= 96 else 1.0
+    thumbnail = img_size <= _LARGEST_THUMBNAIL
     transform: Transform = create_transform(
-        (3, img_size, img_size), interpolation="bicubic", crop_pct=crop, normalize=False
+        (3, img_size, img_size),
+        interpolation=preprocessing.interpolation,
+        crop_pct=1.0 if thumbnail else preprocessing.crop_pct,
+        crop_mode="center" if thumbnail else preprocessing.crop_mode,
+        mean=preprocessing.mean,
+        normalize=False,
     )
     return transform
 
 
-def training_transform(config: DataConfig) -> Transform:
+def training_transform(
+    config: DataConfig, preprocessing: Preprocessing = DEFAULT_PREPROCESSING
+) -> Transform:
     """Return timm's transform for training, with its normalisation: PIL image to float32 (3, img_size, img_size).
 
     Raises:
@@ -147,12 +222,12 @@ def training_transform(config: DataConfig) -> Transform:
         transform: Transform = create_transform(
             (3, config.img_size, config.img_size),
             is_training=True,
-            interpolation="bicubic",
+            interpolation=preprocessing.interpolation,
             auto_augment=config.auto_augment or None,
             re_prob=config.random_erasing,
             re_mode="pixel",
-            mean=_IMAGENET_MEAN,
-            std=_IMAGENET_STD,
+            mean=preprocessing.mean,
+            std=preprocessing.std,
         )
     except (AssertionError, ValueError, KeyError, IndexError) as error:
         raise ConfigError(

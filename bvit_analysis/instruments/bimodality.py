@@ -60,13 +60,19 @@ class BimodalityInstrument(Instrument):
             u = normalise_rows(w)
             counts = histogram(u, _LO, _HI, _BINS)
             skew, kurtosis = skew_and_kurtosis(u)
+            size = (
+                u.double().abs()
+            )  # a large layer takes longest for what each measure would do anew
             rows.put(
                 site_id,
                 bimodality_coefficient=(skew * skew + 1) / kurtosis,
                 kurtosis=kurtosis,
-                otsu_ratio=otsu_ratio(u),
+                otsu_ratio=otsu_ratio(size),
                 valley_depth=valley_depth(counts, _LO, _HI),
                 weight_scale=float(w.abs().mean(dtype=torch.float64)),
-                **{f"mass_near_zero_{name}": mass_near_zero(u, d) for name, d in NEAR_ZERO.items()},
+                **{
+                    f"mass_near_zero_{name}": mass_near_zero(size, d)
+                    for name, d in NEAR_ZERO.items()
+                },
             )
             rows.histogram(site_id, "latent_normalised", _LO, _HI, counts)

@@ -209,6 +209,10 @@ class SignTracker:
         kept = self.counts.low[base : base + size].view(torch.int64)
         return _Chunk(base, latents, functions, scratch, scratch.view(torch.int64), kept, gaps)
 
+    def replan(self) -> None:
+        """Read the sites' parameters anew: some are not those that were there before."""
+        self._chunks = self._plan()
+
     @torch.no_grad()
     def start(self) -> None:
         """Take the present signs as the first ones and forget everything else."""
@@ -237,7 +241,7 @@ class SignTracker:
 
         The first sign of a weight that differs is turned, too, so that gross and net flips stay those of the training.
         """
-        self._chunks = self._plan()
+        self.replan()
         changed = 0
         for chunk in self._chunks:
             index = self._differing(chunk)

@@ -221,6 +221,11 @@ class WeightSpy(TorchDispatchMode):
             self._from_latent.add(_storage(latent))
             self._learned.add(_storage(latent))
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # Guarding against the compiler imports it, which takes seconds; the spy is never there while it works.
+        return False
+
     def __torch_dispatch__(
         self,
         func: Any,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 import weakref
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.instruments.compiled import is_compiled
 from bvit_analysis.instruments.spy import SeenWeight, WeightProgram, WeightSpy
 from bvit_analysis.sites import Site
 
@@ -21,6 +21,7 @@ MOST_LEVELS = 16
 "A used weight of more levels than this is not quantized: 4 bits have 16."
 _ROWS = 64
 _CLOSE = 1e-4  # of the largest: a straight-through sum leaves rounding noise around each level
+_SPANNED = 0.01  # of the largest
 _NAMED = 5
 
 
@@ -151,7 +152,7 @@ class Verifier:
 
     def warn(self) -> None:
         """Say once which sites could not be verified, and why."""
-        compiled = "torch._dynamo" in sys.modules
+        compiled = is_compiled()
         for site_id, verdict in self.verdicts.items():
             if compiled and verdict == Verdict():
                 text = "no forward pass was seen outside a compiled graph; let one run before compiling"
@@ -336,7 +337,12 @@ def _distinct(rows: Tensor) -> int:
         return 0
     ordered = rows.float().sort(dim=1).values
     size = ordered.abs().amax(dim=1, keepdim=True)
-    steps = (ordered[:, 1:] - ordered[:, :-1]) > _CLOSE * size
+    gaps = ordered[:, 1:] - ordered[:, :-1]
+    steps = gaps > _CLOSE * size
+    # Many values lie close to their neighbours, too: what is one level spans nearly nothing.
+    spanned = gaps.masked_fill(steps, 0.0).sum(dim=1, keepdim=True)
+    if bool((spanned > _SPANNED * size).any()):
+        return MOST_LEVELS + 1
     found = 1 + int(steps.sum(dim=1).max()) if steps.numel() else 1
     return min(found, MOST_LEVELS + 1) if found < max(3, rows.shape[1]) else MOST_LEVELS + 1
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from bvit_analysis.layers.activation import RPReLU
 from bvit_analysis.layers.shift import BinarySign
-from bvit_analysis.quantizers import channel_scale, clipped_sign
+from bvit_analysis.quantizers import channel_scale, clipped_sign, sign_argument
 
 
 class BinaryLinear(nn.Module):
@@ -71,9 +71,7 @@ class BinaryLinear(nn.Module):
     def latent(self) -> Tensor:
         """Return the argument of the weight's sign, (O, I): w, or w minus its row mean."""
         # With a fixed scale the weight holds signs, and a row of equal signs minus its mean would be all zero.
-        if self.centred and self.fixed_scale is None:
-            return self.weight - self.weight.mean(dim=1, keepdim=True)
-        return self.weight
+        return sign_argument(self.weight, self.centred and self.fixed_scale is None)
 
     def weight_scale(self) -> Tensor:
         """Return the scale of the binary weight, (O, 1), in weight units, detached."""

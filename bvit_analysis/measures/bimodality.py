@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.measures.shares import ROUNDING, Array, as_numpy, mean_of
+from bvit_analysis.measures.shares import ROUNDING, Array, as_numpy, share
 
 # Binomial weights of order 8: a Gaussian of 1.41 bins, 0.14 in u for the 81 bins on [-4, 4].
 _SMOOTHING = np.array([math.comb(8, i) / 2**8 for i in range(9)])
@@ -130,7 +130,8 @@ def mass_near_zero(u: Tensor, delta: float) -> float:
     Returns:
         Share, 0..1; NaN where there are no values or any is NaN.
     """
-    return mean_of((u.detach().double().abs() < delta).double(), u)
+    near = u.detach().double().abs() < delta
+    return math.nan if bool(u.isnan().any()) else share(int(near.sum()), near.numel())
 
 
 def histogram(u: Tensor, lo: float, hi: float, bins: int) -> Tensor:

@@ -15,7 +15,7 @@ from bvit_analysis.config import Recipe, RunConfig, from_dict
 from bvit_analysis.config.recipes import given, given_again
 from bvit_analysis.convert import binarize, build_model
 from bvit_analysis.costs import model_cost
-from bvit_analysis.data import load_dataset
+from bvit_analysis.data import load_dataset, recorded_preprocessing
 from bvit_analysis.errors import BvitError, PackedFileError, RunError
 from bvit_analysis.files import write_bytes_atomic
 from bvit_analysis.packed.checks import shown
@@ -85,7 +85,7 @@ def _model_of_state(config: RunConfig, state: dict[str, Tensor], run_dir: Path) 
     try:
         with torch.device("meta"):
             model = build_model(
-                dataclasses.replace(config.model, pretrained=False),
+                dataclasses.replace(config.model, pretrained=False, checkpoint=""),
                 img_size=config.data.img_size,
                 in_chans=state["patch_embed.proj.weight"].shape[1],
                 num_classes=state["head.weight"].shape[0],
@@ -102,7 +102,7 @@ def _model_of_state(config: RunConfig, state: dict[str, Tensor], run_dir: Path) 
 def _data(config: RunConfig, info: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     try:
-        dataset = load_dataset(config.data)
+        dataset = load_dataset(config.data, recorded_preprocessing(info, config.data))
         found = {"mean": list(dataset.mean), "std": list(dataset.std)}
         names = list(dataset.class_names)
     except BvitError:

@@ -28,6 +28,7 @@ from bvit_analysis.records import FLIP_BACK_STEPS, MEASURES, Run
 from bvit_analysis.records.columns import FLIP_MEASURES
 from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
+from bvit_analysis.tables.seeds import counted, without_diverged
 
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
 NO_COUNTS = "No per-weight flip counts are stored: they are written when a run stops."
@@ -316,7 +317,7 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
     """
     names = [f"flip_back_{k}" for k in FLIP_BACK_STEPS]
     frame = site_data(data, [*names, "flip_rate"], kind="weight")
-    curves = flip_back_table(frame)
+    curves = flip_back_table(without_diverged(frame))
     ax = style.axes(ax)
     levels = tables.levels_sentence(frame)
     if curves.empty:
@@ -333,7 +334,7 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
             values.to_numpy(),
             color=colours[recipe],
             marker=markers[recipe],
-            label=f"{style.clip(recipe, 30)} (n={rows['run'].nunique()})",
+            label=f"{style.clip(recipe, 30)} ({counted(rows, 'k')})",
         )
     if null:
         _draw_flip_back_nulls(ax, curves)

@@ -16,6 +16,7 @@ from bvit_analysis.plots.overlay import looks
 from bvit_analysis.plots.series import STEP, Data, last_values, over_steps, site_data
 from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.tables.channels import NEAR_CONSTANT_BITS
+from bvit_analysis.tables.seeds import counted, without_diverged
 
 Over = Literal["sites", "steps"]
 Kind = Literal["activation", "attention"]
@@ -145,7 +146,7 @@ def _draw(data: Data, ax: Axes | None, name: str, over: Over, kind: Kind, hint: 
 
 
 def _by_site(ax: Axes, frame: pd.DataFrame, name: str) -> None:
-    late = tables.late_by_site(frame, name)
+    late = tables.late_by_site(without_diverged(frame), name)
     sites = late.drop_duplicates("site").sort_values("order")["site"].tolist()
     position = {site: index for index, site in enumerate(sites)}
     recipes = tables.ordered(late["recipe"])
@@ -162,7 +163,7 @@ def _by_site(ax: Axes, frame: pd.DataFrame, name: str) -> None:
             markeredgecolor="white",
             markeredgewidth=0.5,
             color=colours[recipe],
-            label=f"{style.clip(recipe, 30)} (n={rows['run'].nunique()})",
+            label=f"{style.clip(recipe, 30)} ({counted(rows, 'site')})",
         )
     style.category_ticks(ax, sites)
     ax.set_ylim(len(sites) - 0.4, -0.6)

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.extras import missing_extra
 from bvit_analysis.plots import style
 from bvit_analysis.records import Run
+from bvit_analysis.tables.seeds import diverged_runs, in_common, without_diverged
 
 Data: TypeAlias = tables.Runs | pd.DataFrame
 "A run, a list of runs, or the frame that the plot's own table function makes of them."
@@ -51,6 +53,9 @@ def one_run(run: Run | None) -> Run | None:
 def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -> None:
     """Draw a measure over steps: the mean over the seeds of a recipe and their full range, or each run.
 
+    The mean is of the steps that all seeds recorded. A run that diverged is not in it: it has a dotted line and a
+    name of its own.
+
     Args:
         ax: Where to draw.
         frame: Columns run, label, recipe, step and the measure, one row a run and step.
@@ -74,23 +79,26 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
     handles = []
     if by == "recipe":
         recipes = tables.ordered(frame["recipe"])
-        seaborn.lineplot(
-            data=frame,
-            x="step",
-            y=name,
-            hue="recipe",
-            hue_order=recipes,
-            palette=colours,
-            errorbar=("pi", 100) if frame["run"].nunique() > len(recipes) else None,
-            legend=False,
-            marker=dots or None,
-            markersize=4,
-            ax=ax,
-        )
-        seeds = frame.groupby("recipe")["run"].nunique()
+        shared, counts = in_common(frame, name)
+        if len(shared):
+            seaborn.lineplot(
+                data=shared,
+                x="step",
+                y=name,
+                hue="recipe",
+                hue_order=recipes,
+                palette=colours,
+                errorbar=("pi", 100) if shared["run"].nunique() > len(recipes) else None,
+                legend=False,
+                marker=dots or None,
+                markersize=4,
+                ax=ax,
+            )
         for recipe in recipes:
-            text = f"{style.clip(recipe, 30)} (n={seeds[recipe]})"
+            text = f"{style.clip(recipe, 30)} ({counts[recipe]})"
             handles.append(style.key(text, colours[recipe]))
+        _draw_alone(ax, frame[~frame["recipe"].isin(shared["recipe"])], name, colours)
+        handles += _draw_diverged(ax, frame, name, colours)
     else:
         repeats: dict[str, int] = {}
         for _, rows in frame.groupby("run", sort=True):
@@ -112,11 +120,36 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
     style.legend(ax, handles=[*handles, *already])
 
 
+def _draw_alone(ax: Axes, frame: pd.DataFrame, name: str, colours: Mapping[str, Any]) -> None:
+    """Draw each run of recipes without a mean, faintly."""
+    for _, rows in without_diverged(frame).groupby("run"):
+        colour = colours[str(rows["recipe"].iloc[0])]
+        ax.plot(rows["step"], rows[name], color=colour, linewidth=0.8, alpha=0.4)
+
+
+def _draw_diverged(
+    ax: Axes, frame: pd.DataFrame, name: str, colours: Mapping[str, Any]
+) -> list[Line2D]:
+    """Draw each run that diverged, as far as it came, and return its entry of the legend."""
+    handles = []
+    for run, step in diverged_runs(frame).items():
+        rows = frame[frame["run"] == run]
+        colour = colours[str(rows["recipe"].iloc[0])]
+        ax.plot(rows["step"], rows[name], color=colour, linestyle=":", linewidth=1.0)
+        label = style.clip(str(rows["label"].iloc[0]), 30)
+        handles.append(style.key(f"{label}: diverged at step {step}", colour, line=":", width=1.0))
+    return handles
+
+
 def last_values(frame: pd.DataFrame, name: str) -> str:
-    """Return 'baseline 0.012, grs 0.009' of the last recorded step, for alt texts."""
+    """Return 'baseline 0.012, grs 0.009' of the last step in common, for alt texts; who diverged is named."""
     parts = []
+    shared, _ = in_common(frame, name)
     for recipe in tables.ordered(frame["recipe"]):
-        rows = frame[frame["recipe"] == recipe]
-        last = rows[rows["step"] == rows.groupby("run")["step"].transform("max")]
-        parts.append(f"{recipe} {last[name].mean():.3g}")
+        rows = shared[shared["recipe"] == recipe]
+        last = rows[rows["step"] == rows["step"].max()]
+        parts.append(f"{recipe} {last[name].mean():.3g}" if len(last) else f"{recipe} none")
+    for run, step in diverged_runs(frame).items():
+        label = frame.loc[frame["run"] == run, "label"].iloc[0]
+        parts.append(f"left out {style.clip(str(label), 30)}, which diverged at step {step}")
     return ", ".join(parts)

@@ -55,13 +55,11 @@ def plot_trajectories(
     ax = style.axes(ax)
     if run is None:
         return style.nothing(ax, _NO_TRAJECTORIES)
-    rows = run.trajectories
-    rows = rows[rows["site"] == site] if site is not None else rows
-    if window is not None and len(rows):
-        rows = rows[rows["step"] > rows["step"].max() - window]
-    ranked = most_flipping(rows).head(weights)
+    ranked = most_flipping_of(run, site, window).head(weights)
     if ranked.empty:
         return style.nothing(ax, _NO_TRAJECTORIES)
+    sites = dict.fromkeys(ranked["site"])
+    rows = pd.concat([_last(run.trajectories_at(name), window) for name in sites])
     flipless = {one.site for one in tables.multilevel(run)}
     rows = rows.assign(site=rows["site"].astype(str))
     for colour, which in zip(style.distinct(len(ranked)), ranked.to_dict("records"), strict=True):
@@ -91,6 +89,31 @@ def plot_trajectories(
     style.describe(ax, f"The {unit} of single weights over steps; {turns} of each: {text}.")
     style.note(ax, tables.levels_sentence(run, sites=ranked["site"]))
     return style.note(ax, tables.unverified_sentence(run, kind="weight", sites=ranked["site"]))
+
+
+def most_flipping_of(run: Run, site: str | None = None, window: int | None = None) -> pd.DataFrame:
+    """Rank a run's recorded weights by their sign changes, reading one site after the other.
+
+    Args:
+        run: The run.
+        site: One site; None takes all.
+        window: Of the last so many steps; None takes all.
+
+    Returns:
+        As most_flipping().
+    """
+    names = [site] if site is not None else run.site_table["site"]
+    each = [most_flipping(_last(run.trajectories_at(name), window)) for name in names]
+    ranked = pd.concat(
+        [one for one in each if len(one)] or each[:1] or [most_flipping(pd.DataFrame())]
+    )
+    return ranked.sort_values("flips", ascending=False, kind="stable", ignore_index=True)
+
+
+def _last(rows: pd.DataFrame, window: int | None) -> pd.DataFrame:
+    if window is None or rows.empty:
+        return rows
+    return rows[rows["step"] > rows["step"].max() - window]
 
 
 def most_flipping(trajectories: pd.DataFrame) -> pd.DataFrame:
@@ -150,8 +173,9 @@ def plot_weight(
     where = "" if site is None else str(site)
     if not isinstance(data, pd.DataFrame):
         run = one_run(data)
-        if run is not None and site is None and len(run.trajectories):
-            where = str(most_flipping(run.trajectories)["site"].iloc[0])
+        if run is not None and site is None:
+            ranked = most_flipping_of(run)
+            where = str(ranked["site"].iloc[0]) if len(ranked) else ""
         data = None if run is None else single.followed(run, where)
     rows = single.inside(data, window) if data is not None else None
     if rows is not None and index is None and len(rows):
@@ -217,8 +241,9 @@ def plot_flip_ranking(
     where = "" if site is None else str(site)
     if not isinstance(data, pd.DataFrame):
         run = one_run(data)
-        if run is not None and site is None and len(run.trajectories):
-            where = str(most_flipping(run.trajectories)["site"].iloc[0])
+        if run is not None and site is None:
+            ranked = most_flipping_of(run)
+            where = str(ranked["site"].iloc[0]) if len(ranked) else ""
         if run is not None and colour is None:
             colour = style.colours([tables.recipe_of(run)])[tables.recipe_of(run)]
         data = None if run is None else single.flip_ranking(run, where, window)

@@ -10,7 +10,7 @@ from bvit_analysis.records.format import SCHEMA_VERSION as SCHEMA_VERSION
 from bvit_analysis.records.format import SCHEMAS as SCHEMAS
 from bvit_analysis.records.format import check_name as check_name
 from bvit_analysis.records.measure import Measure as Measure
+from bvit_analysis.records.places import find_runs as find_runs
 from bvit_analysis.records.reader import Run as Run
-from bvit_analysis.records.reader import find_runs as find_runs
 from bvit_analysis.records.reader import load_run as load_run
 from bvit_analysis.records.writer import RunWriter as RunWriter

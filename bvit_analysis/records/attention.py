@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.files import DamagedFile, write_bytes_atomic
 from bvit_analysis.records.arrays import ArrayArchive, check_owner, encode_arrays
+from bvit_analysis.records.format import MAX_SITE_NAME
 
 EXAMPLES = "examples"
 ATTENTION_FILE = "attention.npz"
@@ -90,14 +92,14 @@ def read_attention(path: Path, run_id: str | None = None) -> AttentionExamples:
     with ArrayArchive(path, _MAX_BYTES) as archive:
         check_owner(archive, run_id)
         shape, image, names = (archive.shape(name) for name in ("bits", "images", "sites"))
-        if len(shape) != 5 or len(image) != 4 or len(names) != 1 or min(shape) < 1:
+        if len(shape) != 5 or len(image) != 4 or len(names) != 1 or min(*shape, *image) < 1:
             raise DamagedFile(f"has maps of shape {shape} of images of shape {image}")
         for what, size, most in (
             ("map values", shape, MAX_ATTENTION_VALUES),
             ("pixels", image, _MAX_IMAGE_VALUES),
             ("bytes of names", names, 2**20),
         ):
-            if int(np.prod(size, dtype=object)) > most:
+            if math.prod(size) > most:
                 raise DamagedFile(f"claims {size} {what}, at most {most} are read")
         whole = np.dtype(np.int64)
         count = (shape[0],)
@@ -119,7 +121,10 @@ def read_attention(path: Path, run_id: str | None = None) -> AttentionExamples:
             )
         except (ConfigError, UnicodeDecodeError) as error:
             raise DamagedFile(f"does not hold what it should ({error})") from error
+    if max(map(len, examples.sites)) > MAX_SITE_NAME:
+        raise DamagedFile(f"names a site in more than {MAX_SITE_NAME} characters")
     for name, maps in (("scores", examples.scores), ("teacher", examples.teacher)):
-        if maps is not None and not (np.isfinite(maps).all() and (maps >= 0).all()):
+        # float16 rounds each share, so a row of them may be a little more than one
+        if maps is not None and not ((maps >= 0).all() and (maps.sum(axis=-1) <= 1.01).all()):
             raise DamagedFile(f"has {name} that are not shares")
     return examples

@@ -95,6 +95,15 @@ def counts_file(site_id: int, site: str) -> str:
         return f"_{site_id:05d}.npz"
 
 
+def _is_unicode(text: str) -> bool:
+    """Return whether a text can be written to a file; JSON can hold halves of characters, which no file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def check_sites(sites: Any) -> None:
     """Check that the site table of run.json has the form that a reader relies on.
 
@@ -114,7 +123,10 @@ def check_sites(sites: Any) -> None:
             or not 0 <= row["site_id"] <= MAX_SITES
             or not isinstance(row.get("site"), str)
             or len(row["site"]) > MAX_SITE_NAME
+            or not _is_unicode(row["site"])
             or not isinstance(row.get("kind"), str)
+            or len(row["kind"]) > MAX_SITE_NAME
+            or not _is_unicode(row["kind"])
             or type(row.get("n_weights", 0)) is not int
             or not 0 <= row.get("n_weights", 0) <= MAX_STEP
         ):

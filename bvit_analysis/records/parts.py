@@ -13,17 +13,20 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.files import DamagedFile, open_regular
-from bvit_analysis.records.format import SCHEMA_VERSION, SCHEMAS
+from bvit_analysis.records.format import SCHEMA_VERSION, SCHEMAS, SUPERSEDED
 from bvit_analysis.records.measure import is_free_name
 
 MAX_PART_BYTES = 512 * 2**20
 MAX_PART_ROWS = 8_000_000
 MAX_PART_VALUES = 128_000_000
 MAX_PART_COLUMNS = 512
+MAX_TEXT = 200
+"Characters of one text in a column."
 PART_BYTES = 64 * 2**20
 "A part holds about so much at most, uncompressed, which keeps it far within the reader's limits."
 
@@ -176,8 +179,21 @@ def part_paths(run_dir: Path, kind: str) -> list[Path]:
     return sorted(path for path in folder.iterdir() if part_number(path) >= 0)
 
 
+def stray_names(run_dir: Path, kind: str) -> list[str]:
+    """Return what lies among the parts of a kind and is none; hidden files and superseded rows do not count."""
+    folder = run_dir / kind
+    if not folder.is_dir():
+        return []
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if part_number(path) < 0 and not path.name.startswith((".", SUPERSEDED))
+    )
+
+
 _PARQUET_FAULTS = (
     pa.ArrowException,
+    RecursionError,
     OSError,
     ValueError,
     TypeError,
@@ -200,6 +216,8 @@ class Layout:
     "Columns of anything else, or whose name is not allowed."
     digests: Mapping[str, Any]
     "Column to digest, as the file says."
+    unpacked: int
+    "About what its rows take in memory, bytes, by the numbers of values that the file claims."
 
 
 def _layout(file: pq.ParquetFile, kind: str, run_id: str | None) -> Layout:
@@ -231,10 +249,15 @@ def _layout(file: pq.ParquetFile, kind: str, run_id: str | None) -> Layout:
     digests = note.get("digests")
     if not isinstance(digests, dict):
         raise DamagedFile("has no digests")
-    return _sorted_columns(file.schema_arrow, kind, digests)
+    nested = any(not pa.types.is_primitive(field.type) for field in SCHEMAS[kind])
+    # A text or a list is an object of its own in a frame, whatever is in it.
+    unpacked = 8 * values + (200 * found.num_rows if nested else 0)
+    return _sorted_columns(file.schema_arrow, kind, digests, unpacked)
 
 
-def _sorted_columns(schema: pa.Schema, kind: str, digests: Mapping[str, Any]) -> Layout:
+def _sorted_columns(
+    schema: pa.Schema, kind: str, digests: Mapping[str, Any], unpacked: int
+) -> Layout:
     names = list(schema.names)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
@@ -254,7 +277,7 @@ def _sorted_columns(schema: pa.Schema, kind: str, digests: Mapping[str, Any]) ->
             fits = _is_number(schema.field(name).type) and is_free_name(name)
             (own if fits else unreadable).append(name)
     known = tuple(name for name in wanted.names if name in names)
-    return Layout(known, tuple(own), tuple(unreadable), digests)
+    return Layout(known, tuple(own), tuple(unreadable), digests, unpacked)
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -290,6 +313,19 @@ def check_part(path: Path, kind: str, *, run_id: str | None = None) -> Layout:
             raise DamagedFile(f"is not a readable Parquet file ({type(error).__name__})") from error
 
 
+def _short_texts(column: pa.ChunkedArray, name: str) -> pa.ChunkedArray:
+    """Return texts that come as a dictionary as plain ones, if none is too long.
+
+    Raises:
+        DamagedFile: If one is.
+    """
+    for chunk in column.chunks:
+        longest = pc.max(pc.binary_length(chunk.dictionary)).as_py() or 0
+        if longest > 4 * MAX_TEXT:  # bytes of so many characters
+            raise DamagedFile(f"has a text of {longest} bytes in column {name!r}")
+    return column.cast(pa.string())
+
+
 def read_part(
     path: Path, kind: str, columns: Sequence[str] | None = None, *, run_id: str | None = None
 ) -> pa.Table:
@@ -311,8 +347,10 @@ def read_part(
     with open_regular(path, MAX_PART_BYTES) as source:
         data = source.read()
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
-        layout = _layout(file, kind, run_id)
+        texts = [field.name for field in SCHEMAS[kind] if pa.types.is_string(field.type)]
+        # As a dictionary one long text takes its room once, and is refused before it is repeated.
+        file = pq.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+        layout = _layout(pq.ParquetFile(pa.BufferReader(data)), kind, run_id)
         names = [
             name for name in (*layout.known, *layout.own) if columns is None or name in columns
         ]
@@ -320,6 +358,8 @@ def read_part(
         arrays = []
         for name in names:
             column = table.column(name)
+            if name in texts:
+                column = _short_texts(column, name)
             if layout.digests.get(name) != _digest(column):
                 raise DamagedFile(f"does not match its checksum in column {name!r}")
             if name in layout.known:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -31,16 +31,17 @@ from bvit_analysis.records.format import (
     MAX_STEP,
     SCHEMA_VERSION,
     STATES,
-    check_name,
-    check_sites,
     counts_file,
 )
+from bvit_analysis.records.info import believable, read_info, shown
 from bvit_analysis.records.lock import SILENT_AFTER_S
 from bvit_analysis.records.measure import Measure, stranger
 from bvit_analysis.records.rows import RowReader
+from bvit_analysis.records.unpacked import Unpacked
 
 MAX_COUNTS_BYTES = 512 * 2**20
 MAX_SITE_WEIGHTS = 2**26
+_COUNT_BYTES = sum(np.dtype(k).itemsize for name, k in COUNT_ARRAYS.items() if name != "steps")
 _SITE_COLUMNS = ("site_id", "site", "kind", "shape", "n_weights")
 
 
@@ -57,45 +58,6 @@ def _state(status: dict[str, Any]) -> str:
     return "silent" if gone else "running"
 
 
-def read_info(path: Path) -> dict[str, Any]:
-    """Read and check run.json.
-
-    Raises:
-        RunError: If it is missing, damaged or of another schema version.
-    """
-    run_json = path / "run.json"
-    remedy = "record one with `bvit train` or bvit_analysis.Watch, or pass the folder of one"
-    try:
-        info = read_json(run_json)
-    except FileNotFoundError:
-        near = find_runs(path)[:3] if path.is_dir() else []
-        if near:
-            remedy = "pass one of the runs in it: " + ", ".join(str(run) for run in near)
-        raise RunError(f"no run at {path}: expected a folder with a run.json; {remedy}") from None
-    except DamagedFile as error:
-        raise RunError(
-            f"cannot read run {path}: run.json {error}; restore the file from a copy, or {remedy}"
-        ) from error
-    version = info.get("schema_version")
-    if version != SCHEMA_VERSION or isinstance(version, bool):
-        newer = isinstance(version, int) and version > SCHEMA_VERSION
-        cure = "update bvit_analysis" if newer else "record the run again with this version"
-        raise RunError(
-            f"run {path} has schema version {str(version)[:40]!r}, this bvit_analysis reads "
-            f"version {SCHEMA_VERSION}; {cure}"
-        )
-    try:
-        check_sites(info.get("sites", []))
-        check_name(info.get("run_id", ""))
-        if not isinstance(info.get("config"), (dict, type(None))):
-            raise DamagedFile("has a config that is not an object")
-    except (DamagedFile, ConfigError) as error:
-        raise RunError(
-            f"cannot read run {path}: run.json {error}; restore the file from a copy, or {remedy}"
-        ) from error
-    return info
-
-
 @final
 class Run:
     """One recorded run; tables are read when first asked for and then kept, so it is a snapshot."""
@@ -103,12 +65,13 @@ class Run:
     def __init__(self, path: Path, info: dict[str, Any], columns: Sequence[str] | None) -> None:
         """Take a folder whose run.json has been checked; use load_run instead."""
         self.path = path
-        self.info = info
+        self.info, passed_over = believable(info)
         self.config: dict[str, Any] | None = info.get("config")
         self.run_id: str = info["run_id"]
         self.warnings: list[str] = []
+        self._unpacked, self._counted = Unpacked(), set[str]()
         self._declared = declared_in(info)
-        for fault in self._declared.faults:
+        for fault in (*passed_over, *self._declared.faults):
             self._note(path / "run.json", fault)
         self._rows = RowReader(
             path,
@@ -178,9 +141,13 @@ class Run:
         return dict(self._declared.own)
 
     def _with_sites(
-        self, kind: str, named: Sequence[str], columns: Sequence[str] | None = None
+        self,
+        kind: str,
+        named: Sequence[str],
+        columns: Sequence[str] | None = None,
+        site_id: int | None = None,
     ) -> pd.DataFrame:
-        frame = self._rows.frame(kind, columns)
+        frame = self._rows.frame(kind, columns, site_id=site_id)
         table = self.site_table
         position = pd.Index(table["site_id"]).get_indexer(frame["site_id"])
         unknown = position < 0
@@ -206,8 +173,8 @@ class Run:
         if self.config is None:
             return self.run_id
         recipe = self.config.get("recipe")
-        name = recipe.get("name", "custom") if isinstance(recipe, dict) else "float"
-        return f"{name}, seed {self.config.get('seed', self.info.get('seed'))}"
+        name = shown(recipe.get("name", "custom")) if isinstance(recipe, dict) else "float"
+        return f"{name}, seed {shown(self.config.get('seed', self.info.get('seed')))}"
 
     @cached_property
     def site_table(self) -> pd.DataFrame:
@@ -253,9 +220,25 @@ class Run:
     @cached_property
     def trajectories(self) -> pd.DataFrame:
         """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign."""
-        frame = self._with_sites("trajectories", ["site"])
+        return self._trajectories(None)
+
+    def trajectories_at(self, site: str) -> pd.DataFrame:
+        """Return the trajectories of one site, columns as `trajectories`; of a long run all together fill the memory.
+
+        Args:
+            site: Name of a site; one that the run lacks has no rows.
+        """
+        table = self.site_table.set_index("site")
+        return self._trajectories(int(table.loc[site, "site_id"]) if site in table.index else -1)
+
+    def _trajectories(self, site_id: int | None) -> pd.DataFrame:
+        frame = self._with_sites("trajectories", ["site"], site_id=site_id)
         frame["site"] = pd.Categorical(frame["site"], categories=self.site_table["site"])
         return frame
+
+    def number_of_rows(self, kind: str) -> int:
+        """Return how many rows of a kind ('trajectories', for example) are stored, without keeping any."""
+        return self._rows.number(kind)
 
     @cached_property
     def result(self) -> dict[str, Any] | None:
@@ -270,8 +253,9 @@ class Run:
             if one is None or one.kind != "result" or found is None:
                 continue
             number = isinstance(found, (int, float)) and not isinstance(found, bool)
+            number = number and (isinstance(found, float) or abs(found) <= MAX_STEP)
             if not number or not one.holds(found):
-                text = f"{name} {str(found)[:40]!r} is not {one.range_words()}, taken as missing"
+                text = f"{name} {shown(found)[:40]!r} is not {one.range_words()}, taken as missing"
                 self._note(self.path / "result.json", text)
                 value[name] = None
         return value
@@ -294,8 +278,7 @@ class Run:
     @cached_property
     def costs(self) -> pd.DataFrame:
         """The cost ledger of the model, one row a site; empty if none was recorded."""
-        rows = self.info.get("costs")
-        return pd.DataFrame([row for row in rows or [] if isinstance(row, dict)])
+        return pd.DataFrame(self.info["costs"])
 
     def counts(self, site: str) -> dict[str, np.ndarray]:
         """Return the flip counts of every weight of a site.
@@ -319,6 +302,12 @@ class Run:
         try:
             if folder.is_symlink():
                 raise DamagedFile("is in a linked folder")
+            size = math.prod(shape)
+            if size > MAX_SITE_WEIGHTS:
+                raise DamagedFile(f"claims {size} weights, at most {MAX_SITE_WEIGHTS} are read")
+            if site not in self._counted:
+                self._unpacked.take(path.stat().st_size, _COUNT_BYTES * size)
+                self._counted.add(site)
             return _read_counts(path, shape, self.run_id)
         except FileNotFoundError:
             levels = next(row.get("levels") for row in self.info["sites"] if row["site"] == site)
@@ -336,17 +325,17 @@ class Run:
 
 
 def _read_counts(path: Path, shape: tuple[int, ...], run_id: str) -> dict[str, np.ndarray]:
-    size = int(np.prod(shape, dtype=object))
-    if size > MAX_SITE_WEIGHTS:
-        raise DamagedFile(f"claims {size} weights, at most {MAX_SITE_WEIGHTS} are read")
     with ArrayArchive(path, MAX_COUNTS_BYTES) as archive:
         check_owner(archive, run_id)
         found = {
             name: archive.read(name, np.dtype(kind), () if name == "steps" else shape)
             for name, kind in COUNT_ARRAYS.items()
         }
-    signs = all(np.isin(found[name], (-1, 1)).all() for name in ("first_sign", "last_sign"))
-    if not signs or (found["gross"] < 0).any() or (found["late"] < -1).any() or found["steps"] < 0:
+    gross, late, steps = found["gross"], found["late"], int(found["steps"])
+    signs = all((np.abs(found[name]) == 1).all() for name in ("first_sign", "last_sign"))
+    # A weight flips at most once a step, and late flips are among all flips.
+    possible = gross.size == 0 or (gross.min() >= 0 and gross.max() <= steps and late.min() >= -1)
+    if not signs or not possible or steps < 0 or (late > gross).any():
         raise DamagedFile("holds counts or signs that cannot be")
     return found
 
@@ -368,24 +357,3 @@ def load_run(path: str | Path, *, columns: Sequence[str] | None = None) -> Run:
     """
     folder = Path(path)
     return Run(folder, read_info(folder), columns)
-
-
-def find_runs(root: str | Path, *, depth: int = 4) -> list[Path]:
-    """Return the run folders at or below a folder, sorted; links are not followed.
-
-    Raises:
-        RunError: If the folder does not exist.
-    """
-    top = Path(root)
-    if not top.is_dir():
-        raise RunError(f"no folder at {top}; make runs with `bvit train`, or pass their folder")
-    runs: list[Path] = []
-    for place, folders, files in os.walk(top):
-        here = Path(place)
-        if "run.json" in files:
-            runs.append(here)
-            folders.clear()
-        elif len(here.relative_to(top).parts) >= depth:
-            folders.clear()
-        folders[:] = [name for name in folders if not name.startswith(".")]
-    return sorted(runs)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import final
+from typing import TypeVar, final
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from bvit_analysis.errors import RunError
 from bvit_analysis.files import DamagedFile
@@ -16,8 +17,20 @@ from bvit_analysis.records.columns import MEASURES
 from bvit_analysis.records.declaration import MAX_OWN, ROWS_OF, Declared
 from bvit_analysis.records.format import KEYS, SCHEMAS
 from bvit_analysis.records.measure import Measure
-from bvit_analysis.records.parts import MAX_PART_VALUES, check_part, part_paths, read_part
+from bvit_analysis.records.parts import (
+    MAX_PART_VALUES,
+    check_part,
+    part_paths,
+    read_part,
+    stray_names,
+)
+from bvit_analysis.records.unpacked import Unpacked
 from bvit_analysis.records.validity import sound
+
+Taken = TypeVar("Taken")
+
+MAX_PARTS = 2000
+"Of one kind that are read; a writer merges them long before."
 
 
 @final
@@ -54,15 +67,27 @@ class RowReader:
 
     def check(self) -> None:
         """Look at the last bytes of every part, so that what is damaged is named at once."""
+        unpacked = Unpacked()
         for kind in SCHEMAS:
             try:
                 parts = part_paths(self._path, kind)
+                strangers = stray_names(self._path, kind)
             except DamagedFile as error:
                 self._left_out(self._path / kind, error)
                 continue
-            for part in parts:
+            if strangers:
+                self._left_out(
+                    self._path / kind,
+                    f"{len(strangers)} file(s) that are no parts, {strangers[0][:80]!r} first",
+                )
+            if len(parts) > MAX_PARTS:
+                self._left_out(
+                    self._path / kind, f"{len(parts)} parts, the first {MAX_PARTS} are read"
+                )
+            for part in parts[:MAX_PARTS]:
                 try:
                     layout = check_part(part, kind, run_id=self._run_id)
+                    unpacked.take(part.stat().st_size, layout.unpacked)
                 except FileNotFoundError:
                     continue  # merged into another part since it was listed
                 except DamagedFile as error:
@@ -83,18 +108,29 @@ class RowReader:
             if name in known and ROWS_OF.get(known[name].kind) == kind
         }
 
-    def frame(self, kind: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    def number(self, kind: str) -> int:
+        """Return how many rows of a kind are stored, reading and checking one part after the other."""
+        return sum(self._each(kind, None, len))
+
+    def frame(
+        self, kind: str, columns: Sequence[str] | None = None, *, site_id: int | None = None
+    ) -> pd.DataFrame:
         """Return the rows of a kind, sorted by key, of two rows with one key the later value.
 
         Args:
             kind: A key of SCHEMAS.
             columns: Names to read; None reads all.
+            site_id: Of one site, whose rows alone are kept of each part; None takes all.
 
         Raises:
             RunError: If the writer merges parts faster than they are read.
         """
         keys = list(KEYS[kind])
-        tables = self._tables(kind, columns)
+
+        def kept(table: pa.Table) -> pa.Table:
+            return table if site_id is None else table.filter(pc.equal(table["site_id"], site_id))
+
+        tables = self._each(kind, columns, kept)
         schema = self._schema(kind, columns, [table.schema for table in tables])
         filled = [_filled(table, schema) for table in tables]
         table = pa.concat_tables([schema.empty_table(), *filled]).combine_chunks()
@@ -132,15 +168,18 @@ class RowReader:
         if surplus[room:]:
             self._missing(part, f"{len(surplus[room:])} column(s) beyond {MAX_OWN} are left out")
 
-    def _tables(self, kind: str, columns: Sequence[str] | None) -> list[pa.Table]:
+    def _each(
+        self, kind: str, columns: Sequence[str] | None, work: Callable[[pa.Table], Taken]
+    ) -> list[Taken]:
+        """Read the parts of a kind one after the other and keep what `work` makes of each."""
         for _ in range(20):
-            tables = []
+            taken = []
             try:
-                for part in part_paths(self._path, kind):
+                for part in part_paths(self._path, kind)[:MAX_PARTS]:
                     if part in self._bad:
                         continue
                     try:
-                        tables.append(self._table(part, kind, columns))
+                        taken.append(work(self._table(part, kind, columns)))
                     except DamagedFile as error:
                         self._leave(part, error)
             except FileNotFoundError:
@@ -148,7 +187,7 @@ class RowReader:
             except DamagedFile as error:
                 self._left_out(self._path / kind, error)
                 return []
-            return tables
+            return taken
         raise RunError(f"the {kind} of run {self._path} keep changing; try again in a moment")
 
     def _table(self, part: Path, kind: str, columns: Sequence[str] | None) -> pa.Table:

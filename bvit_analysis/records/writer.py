@@ -35,9 +35,9 @@ from bvit_analysis.records.format import (
     check_sites,
     counts_file,
 )
+from bvit_analysis.records.info import read_info
 from bvit_analysis.records.lock import remove_leftovers, take_lock
 from bvit_analysis.records.measure import Measure
-from bvit_analysis.records.reader import read_info
 from bvit_analysis.records.store import PartStore, set_aside
 
 SEAL_SECONDS = 10.0
@@ -100,7 +100,8 @@ class RunWriter:
             if goes_on:
                 if resume_step is None:
                     raise RunError(
-                        f"{self.run_dir} already holds a run; resume it, or choose another folder"
+                        f"{self.run_dir} already holds a run; choose another folder, or go on with it: in a loop of your own"
+                        " by Watch.resume(run_dir, model, state)"
                     )
                 run_id = self._check_declared(read_info(self.run_dir))
             self.run_id = run_id

@@ -21,57 +21,61 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bvit_analysis.errors import SuiteError
+from bvit_analysis.errors import SuiteError, one_by_one
 from bvit_analysis.extras import missing_extra, not_installed
 from bvit_analysis.files import write_bytes_atomic, write_json_atomic
 from bvit_analysis.report.figure_files import copy_figures, remove_stale
+from bvit_analysis.report.pages import Page, grouped, page_of
 from bvit_analysis.report.pdf import find_browser, for_print, print_pdf
-from bvit_analysis.report.pictures import thumbnail
 from bvit_analysis.report.rendering import RenderedNotebook, render_notebook
-from bvit_analysis.report.runs import TONES, RunRow, run_folders, run_rows
+from bvit_analysis.report.runs import RunRow, run_folders, run_rows
 from bvit_analysis.suite import read_statuses
-from bvit_analysis.suite.jobs import JobStatus, versions
+from bvit_analysis.suite.jobs import DAMAGED, JobStatus, versions
 
 MANIFEST_VERSION = 1
 PDF_NAME = "report.pdf"
-_MAX_NOTEBOOK_BYTES = 256 * 2**20
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    """What an index and a page say of one execution; every string is still to be escaped."""
-
-    name: str
-    file: str
-    anchor: str
-    notebook: str
-    "Stem of the source, which several executions share."
-    title: str
-    state: str
-    tone: str
-    seconds: str
-    started: str
-    error: str | None
-    facts: list[tuple[str, str]]
-    own: list[tuple[str, str]]
-    "Parameters in which it differs from other executions of its notebook."
-    figures: int
-    explorers: int
-    thumbnail: str | None
-    thumbnail_alt: str
-    has_heading: bool
-    has_stop: bool
+TITLE = "Binary Vision Transformers: what the runs show"
+_MAX_NOTEBOOK_BYTES = 96 * 2**20
+_MOST_NAMED = 200
 
 
 def build_report(
     executed: Path,
     out: Path,
     *,
-    title: str = "Binary Vision Transformers: what the runs show",
+    title: str = TITLE,
     runs: Sequence[Path] | None = None,
     pdf: bool = False,
 ) -> Path:
+    """Write the report of all notebooks that execute() has put below a folder, failed ones included; see write_report.
+
+    Returns:
+        Path of ``index.html``.
+    """
+    return write_report(executed, out, title=title, runs=runs, pdf=pdf).index
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What write_report() wrote."""
+
+    index: Path
+    "Path of ``index.html``. Beside it lie one page an execution, the saved figures and ``manifest.json``."
+    left_out: list[str]
+    "A sentence for each run, part, figure or execution that could not be shown whole; the index has them, too."
+
+
+def write_report(
+    executed: Path,
+    out: Path,
+    *,
+    title: str = TITLE,
+    runs: Sequence[Path] | None = None,
+    pdf: bool = False,
+) -> Report:
     """Write the report of all notebooks that execute() has put below a folder, failed ones included.
+
+    What is damaged does not stop the rest: it is shown as far as it can be, and named.
 
     Args:
         executed: The folder that was given to execute().
@@ -81,7 +85,7 @@ def build_report(
         pdf: Print all pages into ``report.pdf`` as well.
 
     Returns:
-        Path of ``index.html``. Beside it lie one page an execution, the saved figures and ``manifest.json``.
+        Where the report is, and what was left out.
 
     Raises:
         SuiteError: If no executed notebook is found, or the PDF cannot be printed.
@@ -91,42 +95,39 @@ def build_report(
     if pdf:
         find_browser()  # before any work
     executed, out = Path(executed), Path(out)
-    statuses = read_statuses(executed) if executed.is_dir() else []
-    if not statuses:
-        raise SuiteError(
-            f"no executed notebooks in {str(executed)!r}; execute some with `bvit notebooks`"
-        )
+    statuses = _statuses(executed)
     try:
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SuiteError(f"cannot make the folder {str(out)!r}: {error.strerror}") from error
-    statuses.sort(key=lambda status: (Path(status.notebook).stem, status.name))
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise SuiteError(f"cannot make the folder {str(out)!r}: {why}; choose another") from error
     names = _file_names([status.name for status in statuses])
     links = {f"{name}.ipynb": file for name, file in names.items()}
     for status in statuses:  # a link to a notebook leads to its first execution
         links.setdefault(Path(status.notebook).name, names[status.name])
-    figures = [
-        copy_figures(executed / status.name, out, names[status.name].removesuffix(".html"))
-        for status in statuses
-    ]
-    rendered = [
-        _render(executed / status.name, status, links, files)
-        for status, files in zip(statuses, figures, strict=True)
-    ]
-    pages = [
-        _page(status, names[status.name], drawn, statuses)
-        for status, drawn in zip(statuses, rendered, strict=True)
-    ]
+    drawn_each, faulty = one_by_one(
+        statuses, lambda status: _drawn(executed, out, status, statuses, names, links)
+    )
+    left_out = [f"no page of {status.name}: {why}" for status, why in faulty]
+    for status, (page, _, _, faults) in drawn_each:
+        if status.error and status.error.startswith(DAMAGED):
+            left_out.append(f"{page.name}: {status.error}")
+        left_out += [*faults, *(f"{page.name}: left out a run: {why}" for why in status.left_out)]
+    statuses = [status for status, _ in drawn_each]
+    pages = [page for _, (page, _, _, _) in drawn_each]
+    rendered = [drawn for _, (_, drawn, _, _) in drawn_each]
+    figures = [files for _, (_, _, files, _) in drawn_each]
     rows, damages = run_rows(run_folders(statuses) if runs is None else [Path(run) for run in runs])
+    damages = list(dict.fromkeys([*left_out, *damages]))
     common = {
         "title": title,
         "created": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "version": versions().get("bvit_analysis", ""),
     }
     front = {
-        "groups": _groups(pages),
+        "groups": grouped(pages),
         "runs": rows,
-        "warnings": damages,
+        "warnings": _few(damages),
         "summary": _summary(statuses, len(rows)),
     }
     files = ["index.html", *(page.file for page in pages)]
@@ -140,7 +141,46 @@ def build_report(
         _print(out / PDF_NAME, common, front, pages, rendered)
         _write_index(out, common, front, PDF_NAME)
         write_json_atomic(out / "manifest.json", {**manifest, "files": [*files, PDF_NAME]})
-    return out / "index.html"
+    return Report(index=out / "index.html", left_out=damages)
+
+
+def _statuses(executed: Path) -> list[JobStatus]:
+    try:
+        statuses = read_statuses(executed) if executed.is_dir() else []
+    except OSError as error:
+        raise SuiteError(f"cannot look into {str(executed)!r}: {error.strerror}") from error
+    if not statuses:
+        raise SuiteError(
+            f"no executed notebooks in {str(executed)!r}; execute some with `bvit notebooks`"
+        )
+    return sorted(statuses, key=lambda status: (Path(status.notebook).stem, status.name))
+
+
+def _drawn(
+    executed: Path,
+    out: Path,
+    status: JobStatus,
+    statuses: Sequence[JobStatus],
+    names: Mapping[str, str],
+    links: Mapping[str, str],
+) -> tuple[Page, RenderedNotebook, dict[str, dict[str, str]], list[str]]:
+    """Return page, content, saved figures and what is left out of one execution."""
+    file = names[status.name]
+    files, faults = copy_figures(executed / status.name, out, file.removesuffix(".html"))
+    drawn = _render(executed / status.name, status, links, files)
+    if drawn.fault:
+        faults.append(f"{status.name}: {drawn.fault}")
+    return page_of(status, file, drawn, statuses), drawn, files, faults
+
+
+def _few(texts: Sequence[str]) -> list[str]:
+    more = len(texts) - _MOST_NAMED
+    return [*texts[:_MOST_NAMED], *([f"{more} more are in manifest.json"] if more > 0 else [])]
+
+
+def _write(path: Path, text: str) -> None:
+    # Names of files may hold bytes that are no UTF-8; Python keeps them as characters that no file can hold.
+    write_bytes_atomic(path, text.encode("utf-8", "backslashreplace"))
 
 
 def _require() -> None:
@@ -176,7 +216,7 @@ def _templates() -> Any:
 def _write_pages(
     out: Path,
     common: Mapping[str, str],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rendered: Sequence[RenderedNotebook],
 ) -> None:
     from markupsafe import Markup
@@ -190,21 +230,21 @@ def _write_pages(
             before=pages[number - 1] if number else None,
             after=pages[number + 1] if number + 1 < len(pages) else None,
         )
-        write_bytes_atomic(out / page.file, text.encode())
+        _write(out / page.file, text)
 
 
 def _write_index(
     out: Path, common: Mapping[str, str], front: Mapping[str, Any], pdf: str = ""
 ) -> None:
     text = _templates().get_template("index.html").render(**common, **front, wide=True, pdf=pdf)
-    write_bytes_atomic(out / "index.html", text.encode())
+    _write(out / "index.html", text)
 
 
 def _print(
     path: Path,
     common: Mapping[str, str],
     front: Mapping[str, Any],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rendered: Sequence[RenderedNotebook],
 ) -> None:
     from markupsafe import Markup
@@ -247,88 +287,20 @@ def _render(
     if path.is_symlink() or not path.is_file():
         return RenderedNotebook(title="", body=nothing)
     if path.stat().st_size > _MAX_NOTEBOOK_BYTES:
-        return RenderedNotebook(title="", body='<p class="note">The notebook is too large.</p>')
+        return _not_shown(f"its notebook has more than {_MAX_NOTEBOOK_BYTES} bytes")
     stopped = None if status.state == "succeeded" else status.cell
     try:
         notebook = nbformat.read(str(path), as_version=4)
         return render_notebook(
             notebook, name=status.name, pages=links, stopped_at=stopped, files=files
         )
-    except Exception:  # whatever is wrong with one notebook, the others get their pages
-        return RenderedNotebook(title="", body='<p class="note">The notebook is damaged.</p>')
+    except Exception as error:  # whatever is wrong with one notebook, the others get their pages
+        return _not_shown(f"its notebook is damaged ({type(error).__name__})")
 
 
-def _page(
-    status: JobStatus, file: str, drawn: RenderedNotebook, statuses: Sequence[JobStatus]
-) -> _Page:
-    facts = [(name, _shown(value)) for name, value in status.parameters.items()]
-    facts += [("source", Path(status.notebook).name), ("identity", status.identity)]
-    facts += list(status.versions.items())
-    first = drawn.figures[0] if drawn.figures else None
-    return _Page(
-        name=status.name,
-        file=file,
-        anchor=f"page-{file.removesuffix('.html')}",
-        notebook=Path(status.notebook).stem,
-        title=drawn.title or status.name,
-        state=status.state.replace("_", " "),
-        tone=TONES.get(status.state, "bad"),
-        seconds=f"{status.seconds:.1f}",
-        started=status.started.replace("T", " ").replace("+00:00", " UTC"),
-        error=status.error,
-        facts=facts,
-        own=_own_parameters(status, statuses),
-        figures=len(drawn.figures),
-        explorers=drawn.explorers,
-        thumbnail=None if first is None else thumbnail(first),
-        thumbnail_alt="" if first is None else first.alt,
-        has_heading="<h1>" in drawn.body,
-        has_stop='id="stopped"' in drawn.body,
-    )
-
-
-def _own_parameters(status: JobStatus, statuses: Sequence[JobStatus]) -> list[tuple[str, str]]:
-    """Return the parameters in which an execution differs from others of its notebook."""
-    beside = [other for other in statuses if other.notebook == status.notebook]
-    names = sorted({name for other in beside for name in other.parameters})
-    missing = object()
-    return [
-        (name, _brief(name, status.parameters.get(name, "as in the notebook")))
-        for name in names
-        if any(
-            other.parameters.get(name, missing) != status.parameters.get(name, missing)
-            for other in beside
-        )
-    ]
-
-
-def _brief(name: str, value: Any) -> str:
-    if name == "runs" and isinstance(value, list):
-        value = [Path(str(item)).name for item in value]
-    text = _shown(value)
-    return (text if len(text) <= 80 else f"{text[:77]}...") or "(empty)"
-
-
-def _groups(pages: Sequence[_Page]) -> list[tuple[str, list[_Page]]]:
-    """Return title and pages of each notebook with several executions; others share a group without title."""
-    books: dict[str, list[_Page]] = {}
-    for page in pages:
-        books.setdefault(page.notebook, []).append(page)
-    groups: list[tuple[str, list[_Page]]] = []
-    for book in books.values():
-        if len(book) > 1:
-            groups.append((book[0].title, book))
-        elif groups and not groups[-1][0]:
-            groups[-1][1].extend(book)
-        else:
-            groups.append(("", book))
-    return groups
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value) or "[]"
-    return str(value)
+def _not_shown(why: str) -> RenderedNotebook:
+    note = f"Nothing is shown: {why}."
+    return RenderedNotebook(title="", body=f'<p class="note">{note}</p>', fault=why)
 
 
 def _summary(statuses: Sequence[JobStatus], runs: int) -> str:
@@ -346,7 +318,7 @@ def _summary(statuses: Sequence[JobStatus], runs: int) -> str:
 def _manifest(
     common: Mapping[str, str],
     statuses: Sequence[JobStatus],
-    pages: Sequence[_Page],
+    pages: Sequence[Page],
     rows: Sequence[RunRow],
     damages: Sequence[str],
 ) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Files beside the pages: figures copied from the jobs, and what an earlier report left behind.
 
-A job's folder may come from anywhere, so a file is copied only if it is what its name says and cannot act: an SVG,
-which a browser opens as a document of its own, passes through a list of what is allowed.
+A job's folder may come from anywhere, so a file is copied only if it is what its name says and cannot act; report/svg.py
+says which SVG that is.
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ import contextlib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-from xml.etree import ElementTree
 
 from bvit_analysis.files import DamagedFile, open_regular, read_json, write_bytes_atomic
 from bvit_analysis.outputs import FIGURE_ENDINGS, FIGURES_FOLDER, stem_parts
 from bvit_analysis.report.pictures import png_size
+from bvit_analysis.report.svg import is_inert_svg
 
 _WRITTEN = re.compile(
     r"[A-Za-z0-9_-][A-Za-z0-9._-]*\.(?:html|pdf)"
@@ -25,12 +24,8 @@ _WRITTEN = re.compile(
 _MAX_BYTES = 64 * 2**20
 _MAX_FILES = 3_000
 
-_SVG = "{http://www.w3.org/2000/svg}"
-_SVG_TAGS = {"svg", "g", "defs", "style", "path", "use", "text", "tspan", "clipPath", "rect"}
-_SVG_TAGS |= {"image", "linearGradient", "radialGradient", "stop", "title", "desc", "pattern"}
 
-
-def copy_figures(job: Path, out: Path, page: str) -> dict[str, dict[str, str]]:
+def copy_figures(job: Path, out: Path, page: str) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Copy the saved figures of a job into the report.
 
     Args:
@@ -39,28 +34,35 @@ def copy_figures(job: Path, out: Path, page: str) -> dict[str, dict[str, str]]:
         page: File name of the job's page without ``.html``.
 
     Returns:
-        Stem to addresses, relative to the page, by ending; files that fail their check are left out.
+        Stem to addresses, relative to the page, by ending; and a sentence for each file of a figure that is left out.
     """
     source = job / FIGURES_FOLDER
-    if source.is_symlink() or not source.is_dir():
-        return {}
+    if source.is_symlink():
+        return {}, [f"{source} is a link, its figures are left out"]
+    if not source.is_dir():
+        return {}, []
     found: dict[str, dict[str, str]] = {}
-    for path in sorted(source.iterdir())[:_MAX_FILES]:
+    faults: list[str] = []
+    listed = sorted(source.iterdir())
+    if len(listed) > _MAX_FILES:
+        faults.append(f"{source} holds {len(listed)} files, {_MAX_FILES} of them are looked at")
+    for path in listed[:_MAX_FILES]:
         stem, _, ending = path.name.partition(".")
         if stem_parts(stem) is None or ending not in FIGURE_ENDINGS:
             continue
         try:
             with open_regular(path, _MAX_BYTES) as file:
                 content = file.read()
-        except (DamagedFile, FileNotFoundError):
-            continue
-        if not _is_what_it_says(content, ending):
+            if not _is_what_it_says(content, ending):
+                raise DamagedFile(f"is no {ending.upper()} that only shows something")
+        except (DamagedFile, FileNotFoundError) as error:
+            faults.append(f"left out {path}: {error}")
             continue
         target = out / FIGURES_FOLDER / page
         target.mkdir(parents=True, exist_ok=True)
         write_bytes_atomic(target / path.name, content)
         found.setdefault(stem, {})[ending] = f"{FIGURES_FOLDER}/{page}/{path.name}"
-    return found
+    return found, faults
 
 
 def _is_what_it_says(content: bytes, ending: str) -> bool:
@@ -71,38 +73,6 @@ def _is_what_it_says(content: bytes, ending: str) -> bool:
     with contextlib.suppress(UnicodeDecodeError):
         return "\0" not in content.decode("utf-8")
     return False
-
-
-def is_inert_svg(content: bytes) -> bool:
-    """Return whether an SVG only draws: no script, no link, nothing loaded, no entity to expand."""
-    try:
-        text = content.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    if re.search(r"<!(?!--)|<\?(?!xml\s)", text):
-        return False
-    try:
-        root = ElementTree.fromstring(text)
-    except (ElementTree.ParseError, ValueError, RecursionError):
-        return False
-    return root.tag == f"{_SVG}svg" and all(_is_inert(element) for element in root.iter())
-
-
-def _is_inert(element: Any) -> bool:
-    tag = element.tag
-    if not isinstance(tag, str) or tag.removeprefix(_SVG) not in _SVG_TAGS:
-        return False
-    for name, value in element.attrib.items():
-        plain = name.rpartition("}")[2].lower()
-        if plain.startswith("on") or not _is_inert_style(value):
-            return False
-        if plain == "href" and not re.match(r"#|data:image/png;base64,", value):
-            return False
-    return tag != f"{_SVG}style" or _is_inert_style(element.text or "")
-
-
-def _is_inert_style(text: str) -> bool:
-    return not re.search(r"url\((?!\s*['\"]?#)|@import|javascript:|\\", text, re.IGNORECASE)
 
 
 def remove_stale(out: Path, written: Iterable[str]) -> list[str]:

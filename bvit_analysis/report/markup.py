@@ -27,6 +27,11 @@ _MATH_TAGS = {"math", "merror", "mfrac", "mi", "mmultiscripts", "mn", "mo", "mov
 _MATH_TAGS |= {"mphantom", "mroot", "mrow", "ms", "mspace", "msqrt", "mstyle", "msub", "msubsup"}
 _MATH_TAGS |= {"msup", "mtable", "mtd", "mtext", "mtr", "munder", "munderover"}
 _SILENT_TAGS = {"script", "style", "template", "title", "noscript", "iframe", "object", "svg"}
+_MAX_HTML, _MAX_MARKDOWN, _MAX_FORMULA = 4_000_000, 100_000, 10_000
+_MAX_ENTITIES, _MAX_DEPTH = 100_000, 1_000
+"The time that reading takes grows with the depth of HTML, and faster than the length of Markdown and formulas."
+_TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,9})")
+_ALONE = {"area", "base", "br", "col", "hr", "img", "input", "link", "meta", "wbr"}
 _PLAIN = re.compile(r"[A-Za-z0-9 .,%#+-]*")
 _CELL = {"colspan", "rowspan", "scope"}
 _ATTRIBUTES = {"td": _CELL, "th": _CELL, "a": {"href"}, "img": {"src", "alt"}}
@@ -96,6 +101,19 @@ def _allowed(tag: str, name: str, value: str) -> str | None:
     return value if name == "alt" or _PLAIN.fullmatch(value) else None
 
 
+def is_heavy(text: str) -> bool:
+    """Return whether HTML is longer, or its tags are deeper in one another, than is read in a moment."""
+    if len(text) > _MAX_HTML or text.count("&") > _MAX_ENTITIES:
+        return True
+    depth = 0
+    for tag in _TAG.finditer(text):
+        if tag.group(2).lower() not in _ALONE:
+            depth = max(0, depth - 1) if tag.group(1) else depth + 1
+            if depth > _MAX_DEPTH:
+                return True
+    return False
+
+
 def safe_html(text: str) -> str:
     """Return HTML reduced to text, tables and data-URI pictures; scripts, styles and addresses are dropped.
 
@@ -128,6 +146,8 @@ def mathml(latex: str, *, block: bool) -> str:
     """
     import latex2mathml.converter
 
+    if len(latex) > _MAX_FORMULA:
+        return f"<code>{html.escape(latex[:_MAX_FORMULA])} ... ({len(latex)} characters)</code>"
     try:
         drawn = latex2mathml.converter.convert(latex, display="block" if block else "inline")
     except Exception:  # whatever it stumbles on, the source is shown
@@ -190,6 +210,9 @@ def markdown_html(text: str, *, pages: Mapping[str, str], attachments: Mapping[s
         pages: Notebook file name to page, for links between notebooks.
         attachments: The cell's own pictures, name to mime bundle.
     """
+    if len(text) > _MAX_MARKDOWN:
+        cut = f"{html.escape(text[:_MAX_MARKDOWN])} ... ({len(text)} characters, shown as text)"
+        return f'<pre tabindex="0">{cut}</pre>'
     import mistune
     from mistune.plugins.math import math, math_in_list, math_in_quote
 

@@ -10,11 +10,12 @@ from typing import Any
 
 from bvit_analysis.outputs import FIGURE_ENDINGS, FRAMES_MIME, STEM_KEY, stem_parts
 from bvit_analysis.report.frames import explorer_html, read_frames
-from bvit_analysis.report.markup import markdown_html, mathml, plain_text, safe_html
+from bvit_analysis.report.markup import is_heavy, markdown_html, mathml, plain_text, safe_html
 from bvit_analysis.report.pictures import Figure, image_tag, joined, picture
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\x1b[@-Z\\-_]")
 _MAX_TEXT = 20_000
+_MAX_SOURCE = 100_000
 _FILE_KINDS = dict(zip(FIGURE_ENDINGS, ("PNG", "SVG", "numbers (CSV)"), strict=True))
 
 
@@ -30,6 +31,8 @@ class RenderedNotebook:
     "In the order shown; of an explorer its still picture."
     explorers: int = 0
     "How many of the figures have controls."
+    fault: str = ""
+    "Why nothing of it is shown, or empty."
 
 
 def render_notebook(
@@ -113,6 +116,8 @@ def _highlighted(source: str) -> str:
     from pygments.formatters import HtmlFormatter  # type: ignore[import-untyped]
     from pygments.lexers import PythonLexer  # type: ignore[import-untyped]
 
+    if len(source) > _MAX_SOURCE:  # the time of colours may grow faster than the text
+        return html.escape(_cut(source, _MAX_SOURCE))
     return str(highlight(source, PythonLexer(), HtmlFormatter(nowrap=True)))
 
 
@@ -136,7 +141,11 @@ def _output(
         return shown
     data = output.get("data", {})
     if "text/html" in data:
-        cleaned = safe_html(joined(data["text/html"]))
+        given = joined(data["text/html"])
+        if is_heavy(given):
+            note = '<p class="note">A table too large or too deep for this page; shown as text.</p>'
+            return note + _pre(joined(data.get("text/plain", "")), "plain")
+        cleaned = safe_html(given)
         if cleaned.strip():
             return f'<div class="output">{cleaned}</div>'
     if "text/markdown" in data:
@@ -199,10 +208,17 @@ def _file_links(
 
 
 def _pre(text: str, kind: str) -> str:
-    text = _ANSI.sub("", text)
-    text = re.sub(r"[^\n]*\r(?!\n)", "", text).rstrip()  # of a progress bar only the last state
-    if len(text) > _MAX_TEXT:
-        text = f"{text[:_MAX_TEXT]}\n[{len(text) - _MAX_TEXT} more characters]"
+    text = "\n".join(_last_state(line) for line in _ANSI.sub("", text).split("\n")).rstrip()
+    text = _cut(text, _MAX_TEXT)
     if not text.strip():
         return ""
     return f'<pre class="{kind}" tabindex="0">{html.escape(text)}</pre>'
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[:most]}\n[{len(text) - most} more characters]"
+
+
+def _last_state(line: str) -> str:
+    """Return what a terminal would show in the end of a line that a progress bar wrote again and again."""
+    return line.removesuffix("\r").rpartition("\r")[2]

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bvit_analysis.errors import BvitError
-from bvit_analysis.records import SCHEMAS, RunWarning, load_run
+from bvit_analysis.errors import one_by_one
+from bvit_analysis.records import SCHEMAS, Run, RunWarning, load_run
+from bvit_analysis.records.info import shown
 from bvit_analysis.suite.jobs import JobStatus
 from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.selection import recipe_of
@@ -17,6 +18,7 @@ from bvit_analysis.tables.verification import unverified_sentence
 TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
 TONES |= {"silent": "warn"}
 "How a state looks; all others are bad."
+MOST_ROWS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,33 +44,43 @@ def run_folders(statuses: Sequence[JobStatus]) -> list[Path]:
     for status in statuses:
         runs = status.parameters.get("runs", [])
         if isinstance(runs, list):
-            folders.update(dict.fromkeys(run for run in runs if isinstance(run, str)))
+            folders.update(dict.fromkeys(run for run in runs if isinstance(run, str) and run))
     return [Path(folder) for folder in folders]
 
 
 def run_rows(folders: Sequence[Path]) -> tuple[list[RunRow], list[str]]:
     """Return a row a run, unreadable ones included, and a line for each damaged part."""
-    rows, damages = [], []
-    for folder in folders:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RunWarning)  # they are shown on the page
-            try:
-                row, found = _run_row(folder)
-            except BvitError as error:
-                unread = {"recipe": "", "seed": "", "step": "", "accuracy": "", "count": ""}
-                row = RunRow(
-                    run_id=folder.name, state="unreadable", tone="bad", test_accuracy=None, **unread
-                )
-                found = [str(error)]
-        rows.append(row)
-        damages += found
-    return rows, damages
+    asked = list(dict.fromkeys(folders[:MOST_ROWS]))
+    done, unread = one_by_one(asked, _run_row)
+    found = dict(done)
+    for folder, why in unread:
+        nothing = {"recipe": "", "seed": "", "step": "", "accuracy": "", "count": ""}
+        row = RunRow(
+            run_id=folder.name,
+            state="unreadable",
+            tone="bad",
+            test_accuracy=None,
+            notes=(),
+            **nothing,
+        )
+        found[folder] = (row, [why])
+    damages = [text for folder in asked for text in found[folder][1]]
+    if len(folders) > MOST_ROWS:
+        damages.append(f"{len(folders)} runs are named, the table has the first {MOST_ROWS}")
+    return [found[folder][0] for folder in asked], damages
 
 
 def _run_row(folder: Path) -> tuple[RunRow, list[str]]:
-    run = load_run(folder)
-    for kind in SCHEMAS:
-        getattr(run, kind)  # damage inside a part shows only when it is read
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # they are shown on the page
+        run = load_run(folder)
+        for kind in SCHEMAS:
+            getattr(run, kind)  # damage inside a part shows only when it is read
+            run.__dict__.pop(kind)  # and of many runs not all are held in memory
+        return _facts(run)
+
+
+def _facts(run: Run) -> tuple[RunRow, list[str]]:
     config = run.config or {}
     result = run.result or {}
     accuracy = result.get("test_accuracy")
@@ -77,12 +89,12 @@ def _run_row(folder: Path) -> tuple[RunRow, list[str]]:
     row = RunRow(
         run_id=run.run_id,
         recipe=recipe_of(run),
-        seed=str(config.get("seed", run.info.get("seed", ""))),
+        seed=shown(config.get("seed", run.info.get("seed", ""))),
         state=run.state,
         tone=TONES.get(run.state, "bad"),
         step=f"{run.step:,}",
         accuracy="" if accuracy is None else f"{accuracy:.2%}",
-        count=str(result.get("test_count", "")),
+        count=shown(result.get("test_count", "")),
         test_accuracy=None if accuracy is None else float(accuracy),
         notes=tuple(filter(None, (levels_sentence(run), unverified_sentence(run)))),
     )

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from bvit_analysis.config import ModelConfig, Recipe, RunConfig, from_dict, get_recipe
 from bvit_analysis.convert import binarize, build_model, calibrate
-from bvit_analysis.data import evaluation_batches, load_dataset
+from bvit_analysis.data import evaluation_batches, load_dataset, recorded_preprocessing
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.layers.attention import BinaryProbabilities
 from bvit_analysis.layers.shift import BinarySign
@@ -142,8 +142,10 @@ def certify_run(
     """
     if count < 1:
         raise ConfigError(f"a certificate needs at least 1 image, got {count}")
-    config = from_dict(RunConfig, load_run(run_dir).config or {})
-    batches = evaluation_batches(load_dataset(config.data), "test", batch_size=50, limit=count)
+    run = load_run(run_dir)
+    config = from_dict(RunConfig, run.config or {})
+    dataset = load_dataset(config.data, recorded_preprocessing(run.info, config.data))
+    batches = evaluation_batches(dataset, "test", batch_size=50, limit=count)
     # Rounded to float16 the file is another model than the run's, so it is its own reference.
     rounded = read_packed(path).header["float_dtype"] != "float32"
     return certify_packed(

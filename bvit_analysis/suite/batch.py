@@ -26,12 +26,13 @@ from bvit_analysis.processes import is_gone, process_start
 from bvit_analysis.records import write_json_atomic
 from bvit_analysis.suite.cluster import CLAIM, MARKER, ClusterRunner
 from bvit_analysis.suite.estimation import ASSUMED_S, BatchEstimate, estimate_batch
-from bvit_analysis.suite.execution import POLL_S, Limits, record, threads_each
+from bvit_analysis.suite.execution import POLL_S, Limits, refuse, threads_each
 from bvit_analysis.suite.jobs import (
     STATES,
     STATUS_VERSION,
     JobStatus,
     NotebookJob,
+    damaged_status,
     identity,
     kept,
     new_status,
@@ -87,8 +88,8 @@ def plan(
         The jobs, in the order of notebooks, then of runs, then of the grid, last name fastest.
 
     Raises:
-        SuiteError: If a notebook, a name or a value is wrong; the text names the nearest right one.
-        RunError: If a run folder is missing, damaged or of another schema version.
+        SuiteError: If a notebook, a name or a value is wrong; the text names the nearest right one. A run or a
+            notebook that cannot be read does not stop the others: see NotebookJob.left_out and refused.
     """
     entry = Entry(
         notebooks=notebooks,
@@ -110,8 +111,9 @@ def estimate(jobs: Sequence[NotebookJob], out: Path, *, jobs_at_once: int = 2) -
         jobs_at_once: Notebooks in flight.
     """
     known: dict[str, str] = {}
-    identities = {job.name: identity(job, known) for job in jobs}
-    return estimate_batch(jobs, Path(out), at_once=jobs_at_once, identities=identities)
+    possible = [job for job in jobs if job.refused is None]
+    identities = {job.name: identity(job, known) for job in possible}
+    return estimate_batch(possible, Path(out), at_once=jobs_at_once, identities=identities)
 
 
 def execute(
@@ -160,11 +162,12 @@ def execute(
     names = [check_job_name(job.name) for job in jobs]
     if len({name.casefold() for name in names}) < len(names):
         raise SuiteError("two jobs have one name; names become folders and must differ")
-    out = Path(out).resolve()
     try:
+        out = Path(out).resolve()
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SuiteError(f"cannot make the folder {str(out)!r}: {error.strerror}") from error
+    except (OSError, ValueError, RuntimeError) as error:  # a zero byte; a circle of links
+        why = getattr(error, "strerror", None) or str(error)
+        raise SuiteError(f"cannot make the folder {str(out)!r}: {why}; choose another") from error
     at_once = jobs_at_once or 2
     limits = Limits(cell_timeout_s=cell_timeout_s, limit_s=limit_s, threads=threads_each(at_once))
     with _lock(out):
@@ -178,16 +181,19 @@ def execute(
 
 
 def exit_code(statuses: Sequence[JobStatus]) -> int:
-    """Return 0 if every notebook succeeded, now or before, else 1."""
-    return int(any(status.state != "succeeded" for status in statuses))
+    """Return 0 if every notebook succeeded over all runs that were asked for, now or before, else 1."""
+    return int(any(status.state != "succeeded" or status.left_out for status in statuses))
 
 
 def read_statuses(out: Path) -> list[JobStatus]:
-    """Return the statuses of all notebooks that execute() has put below a folder, sorted by name."""
+    """Return the statuses of all notebooks that execute() has put below a folder, sorted by name.
+
+    Where one cannot be read, it is a failed execution whose error says so.
+    """
     folders = sorted(
         path for path in Path(out).iterdir() if path.is_dir() and not path.is_symlink()
     )
-    found = [read_status(folder) for folder in folders]
+    found = [read_status(folder) or damaged_status(folder) for folder in folders]
     return [status for status in found if status is not None]
 
 
@@ -233,12 +239,15 @@ class _Batch:
         for job in self.jobs:
             # Before anything starts: data that change from now on make this identity an outdated one,
             # so that the next start executes again.
-            with contextlib.suppress(OSError):
-                self.identities[job.name] = identity(job, known)
+            if job.refused is None:
+                with contextlib.suppress(OSError):
+                    self.identities[job.name] = identity(job, known)
         named = [job for job in self.jobs if job.name in self.identities]
         guess = estimate_batch(named, out, at_once=at_once, identities=self.identities)
         seconds = {one.job.name: 0.0 if one.kept else one.seconds for one in guess.jobs}
-        expected = {job.name: seconds.get(job.name, ASSUMED_S) for job in self.jobs}
+        expected = {
+            job.name: 0.0 if job.refused else seconds.get(job.name, ASSUMED_S) for job in self.jobs
+        }
         self.say = Progress(expected, at_once=at_once, on=progress)
 
     def keep(self) -> None:
@@ -287,10 +296,8 @@ class _Batch:
         job, self.changed = self.waiting.pop(0), True
         current = self.identities.get(job.name)
         if current is None:
-            reason = f"the notebook {str(job.notebook)!r} cannot be read"
-            (self.out / job.name).mkdir(exist_ok=True)
-            failed = new_status(job, state="failed", error=reason)
-            self.ended(record(self.out / job.name, failed))
+            reason = job.refused or f"the notebook {str(job.notebook)!r} cannot be read"
+            self.ended(refuse(job, self.out, reason))
             return
         self.running[job.name] = new_status(job, state="running", identity=current)
         runner.start(job, current)
@@ -338,8 +345,9 @@ def _runner(
 ) -> Runner:
     if cluster is None:
         return LocalRunner(batch.out, limits, at_once=at_once or 2)
+    possible = [job for job in batch.waiting if job.refused is None]
     return ClusterRunner(
-        cluster, batch.out, limits, jobs=batch.waiting, at_once=at_once, resources=resources
+        cluster, batch.out, limits, jobs=possible, at_once=at_once, resources=resources
     )
 
 
@@ -347,7 +355,8 @@ def _remove_leftovers(out: Path) -> None:
     """Remove what a batch that was killed has left in the folder; the states of its notebooks stay."""
     for pattern in (".*.tmp", "*/.*.tmp", f"{MARKER}*", f"*/{CLAIM}*"):
         for path in out.glob(pattern):
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # of a read-only folder, or a folder of that name
+                path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -357,11 +366,18 @@ def _lock(out: Path) -> Iterator[None]:
 
     lock = filelock.FileLock(out / ".suite.lock")
     try:
+        # filelock waits where it may not write, as if somebody else held the lock.
+        (out / ".suite.lock").open("a").close()
         lock.acquire(blocking=False)
     except filelock.Timeout as error:
         raise SuiteError(
             f"another process is executing notebooks into {str(out)!r}; "
             "wait for it or choose another folder"
+        ) from error
+    except (OSError, NotImplementedError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise SuiteError(
+            f"cannot write into the folder {str(out)!r}: {why}; choose one that is writable"
         ) from error
     try:
         yield

@@ -236,6 +236,16 @@ def run_to_end(
     return status
 
 
+def refuse(job: NotebookJob, out: Path, why: str) -> JobStatus:
+    """Write down that a notebook is not executed, in place of what an earlier execution left."""
+    folder = out / job.name
+    with contextlib.suppress(OSError):
+        folder.mkdir(exist_ok=True)
+        for leftover in ("notebook.ipynb", EXECUTING):
+            (folder / leftover).unlink(missing_ok=True)
+    return _written(folder, new_status(job, state="failed", error=one_line(why)))
+
+
 def record(folder: Path, status: JobStatus) -> JobStatus:
     """Write down what became of a notebook where the one that executed it no longer can."""
     _keep_evidence(folder)

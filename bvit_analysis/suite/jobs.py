@@ -31,6 +31,11 @@ State = Literal[
 ]
 STATES: tuple[str, ...] = State.__args__  # type: ignore[attr-defined]
 STATUS_VERSION = 1
+_MOST_SECONDS = 1e9
+_MOST_TEXT = 4000
+_MOST_HASHED = 2**30
+DAMAGED = "its status.json"
+"How the error of an execution begins whose status cannot be read."
 _RECORDED = ("bvit_analysis", "papermill", "nbclient", "ipykernel", "numpy", "pandas", "matplotlib")
 
 
@@ -46,6 +51,10 @@ class NotebookJob:
     "Names the output folder: the notebook's stem, then what sets this execution apart."
     frames: int = FRAMES
     "Pictures that each explorer draws ahead for a page without a kernel."
+    left_out: tuple[str, ...] = ()
+    "A sentence for each run that was asked for and cannot be read; the others are executed over."
+    refused: str | None = None
+    "Why it is not executed at all: its one run or its notebook cannot be read."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +85,8 @@ class JobStatus:
     "Hash of notebook source, parameters, frames, library source and data of the runs."
     versions: dict[str, str] = field(default_factory=dict)
     "Of Python and the packages that matter."
+    left_out: list[str] = field(default_factory=list)
+    "A sentence for each run that was asked for and could not be read."
     skipped: bool = False
     "True if an earlier execution with the same identity was kept; not stored."
 
@@ -87,6 +98,7 @@ def new_status(job: NotebookJob, **values: Any) -> JobStatus:
         notebook=str(job.notebook),
         parameters=dict(job.parameters),
         frames=job.frames,
+        left_out=list(job.left_out),
         **values,
     )
 
@@ -97,21 +109,25 @@ def status_from(name: str, data: Mapping[str, Any]) -> JobStatus | None:
         if data["schema_version"] != STATUS_VERSION or data["state"] not in STATES:
             return None
         cell = data["cell"]
+        seconds, size = float(data["seconds"]), int(data.get("bytes", 0))
+        if not (0 <= seconds < _MOST_SECONDS and 0 <= size < 2**60):
+            return None
         return JobStatus(
             name=name,
             notebook=str(data["notebook"]),
             state=str(data["state"]),
-            error=None if data["error"] is None else str(data["error"]),
+            error=None if data["error"] is None else str(data["error"])[:_MOST_TEXT],
             cell=cell if isinstance(cell, int) else None,
             parameters=dict(data["parameters"]),
             started=str(data["started"]),
-            seconds=float(data["seconds"]),
-            bytes=int(data.get("bytes", 0)),
+            seconds=seconds,
+            bytes=size,
             frames=int(data.get("frames", FRAMES)),
             identity=str(data["identity"]),
             versions={str(key): str(value) for key, value in dict(data["versions"]).items()},
+            left_out=[str(text) for text in data.get("left_out", [])],
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 
@@ -135,6 +151,29 @@ def read_status(folder: Path) -> JobStatus | None:
     if status.state == "running" and is_gone(*owner):
         return replace(status, state="interrupted", error="the process that executed it is gone")
     return status
+
+
+def damaged_status(folder: Path) -> JobStatus | None:
+    """Return a failed status that says why the one of an execution's folder cannot be read, or None if there is none.
+
+    Args:
+        folder: ``out/<notebook>``.
+    """
+    try:
+        read_json(folder / "status.json")
+        why = "does not say what a status says"
+    except (FileNotFoundError, NotADirectoryError):
+        if not (folder / "notebook.ipynb").is_file():
+            return None
+        why = "is missing"
+    except DamagedFile as error:
+        why = str(error)
+    return JobStatus(
+        name=folder.name,
+        notebook=f"{folder.name}.ipynb",
+        state="failed",
+        error=f"{DAMAGED} {why}; execute it again with `bvit notebooks`",
+    )
 
 
 @functools.lru_cache(maxsize=1)
@@ -167,6 +206,12 @@ def _data_hash(run_dir: Path) -> str:
                     digest.update(repr((status.get("state"), status.get("step"))).encode())
                 continue
             with contextlib.suppress(OSError), path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if (
+                    size > _MOST_HASHED
+                ):  # more than any reader takes; a hole may be as large as it likes
+                    digest.update(str(size).encode())
+                    continue
                 digest.update(hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
 
@@ -213,11 +258,11 @@ def kept(job: NotebookJob, out: Path, current: str | None = None) -> JobStatus |
         current: Its identity, if known already.
     """
     folder = out / job.name
-    status = read_status(folder)
+    status = None if job.refused else read_status(folder)
     if status is None or status.state != "succeeded" or not (folder / "notebook.ipynb").is_file():
         return None
     same = status.identity == (current or identity(job))
-    return replace(status, skipped=True) if same else None
+    return replace(status, skipped=True, left_out=list(job.left_out)) if same else None
 
 
 def folder_bytes(folder: Path) -> int:

@@ -356,5 +356,5 @@ def _json(value: Any) -> Any:
         return value
     try:
         return json.loads(json.dumps(value))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise _Mismatch(value) from error

@@ -91,7 +91,7 @@ def find_notebooks(texts: Sequence[str], base: Path) -> list[Path]:
     """
     found: list[Path] = []
     for text in texts:
-        path = base / Path(text).expanduser()
+        path = _place(text, base)
         if path.is_dir():
             inner = path / "notebooks" if (path / "notebooks").is_dir() else path
             matches = [p for p in inner.glob("*.ipynb") if not p.name.startswith(".")]
@@ -113,7 +113,7 @@ def find_run_folders(texts: Sequence[str], base: Path) -> list[Path]:
     """
     found: list[Path] = []
     for text in texts:
-        path = base / Path(text).expanduser()
+        path = _place(text, base)
         places = [path] if path.is_dir() else sorted(p for p in _matching(path) if p.is_dir())
         runs = [
             run
@@ -127,6 +127,22 @@ def find_run_folders(texts: Sequence[str], base: Path) -> list[Path]:
             )
         found += runs
     return list(dict.fromkeys(found))
+
+
+def _place(text: str, base: Path) -> Path:
+    try:
+        path = base / Path(text).expanduser()
+        path.exists()
+    except (
+        RuntimeError,
+        ValueError,
+        OSError,
+    ) as error:  # an unknown user, a zero byte, too long a name
+        why = getattr(error, "strerror", None) or str(error)
+        raise SuiteError(
+            f"{text[:200]!r} is no path here: {why}; give the path of a folder"
+        ) from error
+    return path
 
 
 def _matching(path: Path) -> list[Path]:
@@ -150,7 +166,7 @@ def _read(path: Path) -> dict[str, Any]:
     if path.suffix not in (".toml", ".json"):
         raise PlanError([f"{path}: a plan is a .toml or a .json file"])
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # some editors begin a file with a mark
         data = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
     except OSError as error:
         raise PlanError([f"no plan can be read at {path}: {error.strerror}"]) from error

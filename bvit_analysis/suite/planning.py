@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bvit_analysis.errors import ConfigError, RunError, SuiteError, unknown_name
+from bvit_analysis.errors import ConfigError, RunError, SuiteError, one_by_one, unknown_name
 from bvit_analysis.outputs import FRAMES
 from bvit_analysis.records import RunWarning, load_run
 from bvit_analysis.records.format import check_name
@@ -28,6 +28,9 @@ from bvit_analysis.suite.parameters import (
 MAX_FRAMES = 1000
 _LONGEST_NAME = 120  # bytes; a file system allows 255, and other files are named after it
 _UNSAFE = re.compile(r"[^A-Za-z0-9._]+")
+_PLAIN = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z0-9_]+)*")
+_ALSO = re.compile(r"none|true|false|empty|inf|nan|minus.*")
+"Texts that may name another value as well."
 _SUMMARY = "summary.json"
 
 
@@ -63,7 +66,8 @@ def expand(entry: Entry) -> list[NotebookJob]:
 
     Raises:
         SuiteError: If a notebook, a name or a value is wrong; the text names the nearest right one.
-        RunError: If a run folder is missing, damaged or of another schema version.
+        RunError: If no run folder can be read. One among others that cannot is left out of an execution over all runs;
+            an execution over that one alone is refused. A notebook among others that cannot be read is refused, too.
     """
     require_notebooks()
     if not entry.notebooks:
@@ -81,21 +85,40 @@ def expand(entry: Entry) -> list[NotebookJob]:
     twice = [stem for stem, count in Counter(path.stem for path in paths).items() if count > 1]
     if twice:
         raise SuiteError(f"two notebooks are named {twice[0]!r}; rename one, names become folders")
-    schemas = {path: declared_parameters(path) for path in paths}
+    read, unread = one_by_one(paths, declared_parameters)
+    if not read:
+        raise SuiteError(unread[0][1])
+    schemas = dict(read)
     _check_names(schemas, entry)
     folders = list(dict.fromkeys(str(Path(run).resolve()) for run in entry.runs))
-    for folder in folders:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", RunWarning)  # the report names damaged parts
-            load_run(folder)
+    damaged = dict(one_by_one(folders, _open)[1])
     if entry.each_run and not folders:
         raise SuiteError("one execution a run is asked for and no run folder is given")
-    if entry.each_run and not any("runs" in schema for schema in schemas.values()):
+    takes_runs = any("runs" in schema for schema in schemas.values())
+    if entry.each_run and not takes_runs:
         raise SuiteError(
             "one execution a run is asked for, but none of the notebooks declares 'runs' in its "
             "cell tagged 'parameters'"
         )
-    return [job for path in paths for job in _jobs_of(path, schemas[path], entry, folders)]
+    if takes_runs and folders and len(damaged) == len(folders):
+        more = f" (and {len(damaged) - 1} more cannot be read)" if len(damaged) > 1 else ""
+        raise RunError(f"{damaged[folders[0]]}{more}")
+    refused = dict(unread)
+    jobs: list[NotebookJob] = []
+    for path in paths:
+        if path in refused:
+            jobs.append(
+                NotebookJob(notebook=path, parameters={}, name=path.stem, refused=refused[path])
+            )
+        else:
+            jobs += _jobs_of(path, schemas[path], entry, folders, damaged)
+    return jobs
+
+
+def _open(folder: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RunWarning)  # the report names damaged parts
+        load_run(folder)
 
 
 def expand_all(entries: Mapping[str, Entry]) -> list[NotebookJob]:
@@ -171,19 +194,26 @@ def _check_names(schemas: Mapping[Path, Mapping[str, Parameter]], entry: Entry) 
 
 
 def _jobs_of(
-    path: Path, schema: Mapping[str, Parameter], entry: Entry, folders: Sequence[str]
+    path: Path,
+    schema: Mapping[str, Parameter],
+    entry: Entry,
+    folders: Sequence[str],
+    damaged: Mapping[str, str],
 ) -> list[NotebookJob]:
     grid = {n: v for n, v in {**entry.shared_grid, **entry.grid}.items() if n in schema}
     fixed = {n: v for n, v in {**entry.shared, **entry.parameters}.items() if n in schema}
     chosen = {n: check_parameter(schema[n], v) for n, v in fixed.items()}
     axes: list[list[tuple[str, str, object]]] = []
+    left_out: tuple[str, ...] = ()
     if "runs" in schema and folders:
         if entry.each_run:
-            labels = _run_labels(folders)
             runs = [check_parameter(schema["runs"], [folder]) for folder in folders]
+            labels = map(_run_label, folders)
             axes.append([(label, "runs", value) for label, value in zip(labels, runs, strict=True)])
         else:
-            chosen = {"runs": check_parameter(schema["runs"], list(folders)), **chosen}
+            whole = [folder for folder in folders if folder not in damaged]
+            chosen = {"runs": check_parameter(schema["runs"], whole), **chosen}
+            left_out = tuple(damaged[folder] for folder in folders if folder in damaged)
     elif "runs" in schema and not schema["runs"].default:
         raise SuiteError(
             f"notebook {path.stem!r} needs run folders and none is given; "
@@ -196,9 +226,22 @@ def _jobs_of(
         names.append("--".join([begin, *(label for label, _, _ in point)]))
         parameters.append({**chosen, **{name: value for _, name, value in point}})
     return [
-        NotebookJob(notebook=path, parameters=values, name=name, frames=entry.frames)
+        NotebookJob(
+            notebook=path,
+            parameters=values,
+            name=name,
+            frames=entry.frames,
+            left_out=left_out,
+            refused=_refusal(values, damaged) if entry.each_run else None,
+        )
         for name, values in zip(_distinct(names, parameters), parameters, strict=True)
     ]
+
+
+def _refusal(parameters: Mapping[str, object], damaged: Mapping[str, str]) -> str | None:
+    runs = parameters.get("runs")
+    own = runs if isinstance(runs, list) else []
+    return next((damaged[run] for run in own if run in damaged), None)
 
 
 def _axis(parameter: Parameter, values: Sequence[object]) -> list[tuple[str, str, object]]:
@@ -210,7 +253,23 @@ def _axis(parameter: Parameter, values: Sequence[object]) -> list[tuple[str, str
     for number, value in enumerate(typed):
         if any(value == other and type(value) is type(other) for other in typed[:number]):
             raise SuiteError(f"the grid of {parameter.name!r} has {value!r} twice; give it once")
-    return [(f"{parameter.name}-{_slug(value)}", parameter.name, value) for value in typed]
+    return [(f"{parameter.name}-{_label(value)}", parameter.name, value) for value in typed]
+
+
+def _label(value: object) -> str:
+    """Return what names a value in a folder's name, always the same and of no other value.
+
+    Example:
+        >>> [_label(value) for value in (50, -0.5, "grs", "", None, 1e20)]
+        ['50', 'minus0.5', 'grs', 'empty', 'none', '1e20']
+        >>> _label("a/b") == _label("a-b"), _label(["a", "b"])[:4]
+        (False, 'a-b-')
+    """
+    text = _slug(value)
+    number = isinstance(value, int | float) or value is None
+    told = isinstance(value, str) and _PLAIN.fullmatch(value) and not _ALSO.fullmatch(value)
+    # What the slug does not tell from another value is told by a hash.
+    return text if number or told or value == "" else f"{text}-{_hash(json.dumps(value))}"
 
 
 def _slug(value: object) -> str:
@@ -223,7 +282,8 @@ def _slug(value: object) -> str:
     if isinstance(value, bool | None):
         text = str(value).lower()
     elif isinstance(value, int | float):
-        text = str(value).replace("-", "minus", 1) if value < 0 else str(value)
+        text = str(value).replace("e+", "e")
+        text = text.replace("-", "minus", 1) if value < 0 else text
     elif isinstance(value, list):
         text = "-".join(_slug(item) for item in value)
     else:
@@ -231,14 +291,9 @@ def _slug(value: object) -> str:
     return _UNSAFE.sub("-", text).strip("-.") or "empty"
 
 
-def _run_labels(folders: Sequence[str]) -> list[str]:
-    """Return the last parts of each path, as many as it takes to tell them apart."""
-    parts = [Path(folder).parts[1:] or (folder,) for folder in folders]
-    for depth in range(1, max(map(len, parts)) + 1):
-        labels = ["-".join(_slug(part) for part in names[-depth:]) for names in parts]
-        if len({label.casefold() for label in labels}) == len(labels):
-            return labels
-    return ["-".join(_slug(part) for part in names[-1:]) for names in parts]
+def _run_label(folder: str) -> str:
+    """Return what names a run: its folder, and a hash of the whole path, whatever other runs are chosen."""
+    return f"{_slug(Path(folder).name)}-{_hash(folder)}"
 
 
 def _distinct(names: Sequence[str], parameters: Sequence[object]) -> list[str]:
@@ -251,7 +306,7 @@ def _distinct(names: Sequence[str], parameters: Sequence[object]) -> list[str]:
 
 
 def _short(name: str) -> str:
-    data = name.encode()
+    data = name.encode(errors="surrogateescape")
     if len(data) <= _LONGEST_NAME:
         return name
     begin = data[: _LONGEST_NAME - 9].decode(errors="ignore").rstrip("-. ")

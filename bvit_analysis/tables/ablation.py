@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bvit_analysis.records import Measure
+from bvit_analysis.records.info import shown
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
 from bvit_analysis.tables.frames import flat
@@ -181,7 +182,7 @@ def comparability(runs: Runs) -> list[str]:
         }
         settings["steps recorded"] = run.step
         for key, value in settings.items():
-            facts.setdefault(key, {}).setdefault(str(value), []).append(run.run_id)
+            facts.setdefault(shown(key), {}).setdefault(shown(value), []).append(run.run_id)
     notes = []
     for key, values in facts.items():
         if len(values) > 1:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
-from bvit_analysis.records import Run
+from bvit_analysis.errors import one_by_one
+from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.frames import (
     LAST_HALF,
     RUN_COLUMNS,
@@ -40,9 +43,9 @@ def run_table(runs: Runs) -> pd.DataFrame:
         declares of its own; where a run has unverified sites, a column unverified that names them.
         ``attrs["parts"]`` has the parts of each recipe that claims are made for.
     """
-    rows = []
     known = metrics_of(as_runs(runs))
-    for run in as_runs(runs):
+
+    def row_of(run: Run) -> dict[str, Any]:
         config = run.config if isinstance(run.config, dict) else {}
         result = run.result or {}
         row = {key: value for key, value in identity(0, run).items() if key != "run"}
@@ -51,7 +54,14 @@ def run_table(runs: Runs) -> pd.DataFrame:
             row[name] = _number(result.get(name))
         row["test_half_width"] = _image_half_width(row["test_accuracy"], result.get("test_count"))
         row |= _evidence(run, known) if recipe_of(run) != FLOAT else {}
-        rows.append(row)
+        return row
+
+    # Damage is left out as a run is read; what is found out now concerns one run alone as well.
+    done, left_out = one_by_one(as_runs(runs), row_of)
+    rows = [row for _, row in done]
+    for run, why in left_out:
+        text = f"left out of the table, run {run.run_id}: {why}"
+        warnings.warn(text, RunWarning, stacklevel=2)
     columns = [
         *RUN_COLUMNS[1:],
         *("scale", "state", "steps", "test_accuracy", "test_half_width"),
@@ -89,8 +99,9 @@ def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:
             else:
                 means = mean_over_sites(late_rows(recorded), name)[name]
                 row[one.name] = float(means.mean()) if len(means) else math.nan
-    gross, net, weights = flip_totals(run)
-    if weights:
+    totals = flip_totals(run)
+    if totals is not None:
+        gross, net, weights = totals
         row["oscillating_flips_per_weight"] = (gross - net) / weights
         row["flip_flop_ratio"] = gross / max(1, net)
     return row

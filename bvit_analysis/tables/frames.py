@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.levels import multilevel, remember_levels
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
+from bvit_analysis.tables.seeds import mark_diverged
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
 from bvit_analysis.tables.verification import remember_unverified
 
@@ -103,6 +104,7 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
     frame = remember(pd.concat(parts, ignore_index=True)[columns], own)
+    frame = mark_diverged(frame, listed)
     return remember_levels(remember_unverified(frame, listed), listed)
 
 
@@ -130,7 +132,9 @@ def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -
         .reset_index()
     )
     sums[name] = sums["_sum"] / sums["_weight"]
-    return sums[[*keys, name]]
+    means = sums[[*keys, name]]
+    means.attrs = dict(frame.attrs)
+    return means
 
 
 def late_rows(frame: pd.DataFrame, *, share: float = LATE) -> pd.DataFrame:
@@ -183,13 +187,19 @@ def scalar_frame(runs: Runs) -> pd.DataFrame:
     parts = [part for part in parts if not part.empty]
     if not parts:
         return pd.DataFrame(columns=[*RUN_COLUMNS, "step", "loss", "accuracy"])
-    return pd.concat(parts, ignore_index=True)
+    return mark_diverged(pd.concat(parts, ignore_index=True), as_runs(runs))
 
 
 def weight_sites(run: Run) -> list[str]:
     """Return the names of a run's weight sites in model order."""
     table = run.site_table
     return [str(site) for site in table.loc[table["kind"] == "weight", "site"]]
+
+
+def flipping_sites(run: Run) -> list[str]:
+    """Return the names of a run's weight sites that have flips: those of two levels, in model order."""
+    flipless = {one.site for one in multilevel(run)}
+    return [site for site in weight_sites(run) if site not in flipless]
 
 
 def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.ndarray]]:
@@ -203,32 +213,39 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on, without those of more than two
         levels, which have no flips. Sites that are missing among others are named in a RunWarning.
     """
-    found: dict[str, dict[str, np.ndarray]] = {}
-    flipless = {one.site for one in multilevel(run)}
-    asked = [name for name in weight_sites(run) if name not in flipless] if site is None else [site]
-    faults: dict[str, str] = {}
-    for name in asked:
-        try:
-            found[name] = run.counts(name)
-        except RunError as error:
-            faults[name] = str(error)
-    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
-    if found and faults:
-        first, reason = next(iter(faults.items()))
-        warnings.warn(
-            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
-            f" {first} first: {reason}",
-            RunWarning,
-            stacklevel=2,
-        )
-    return found
+    return dict(_counts_by_site(run, flipping_sites(run) if site is None else [site]))
 
 
-def flip_totals(run: Run) -> tuple[int, int, int]:
-    """Return gross flips, net flips and number of weights of a whole run; zeros where none are stored."""
+def flip_totals(run: Run) -> tuple[int, int, int] | None:
+    """Return gross flips, net flips and number of weights of a whole run, None where no counts are stored.
+
+    They are stored when a run stops, so a run that goes on or was killed has none.
+    """
     gross = net = weights = 0
-    for counts in flip_counts(run).values():
+    # One at a time: together they may fill the memory.
+    for _, counts in _counts_by_site(run, flipping_sites(run)):
         gross += int(counts["gross"].sum(dtype=np.int64))
         net += int((counts["first_sign"] != counts["last_sign"]).sum())
         weights += counts["gross"].size
-    return gross, net, weights
+    return (gross, net, weights) if weights else None
+
+
+def _counts_by_site(run: Run, asked: Sequence[str]) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Yield the counts of each site that has some, and say at the end which of them have none."""
+    faults: dict[str, str] = {}
+    for name in asked:
+        try:
+            counts = run.counts(name)
+        except RunError as error:
+            faults[name] = str(error)
+        else:
+            yield name, counts
+    # None at all is a run that has not stopped; some without others is a hole that totals would hide.
+    if faults and len(faults) < len(asked):
+        first, why = next(iter(faults.items()))
+        warnings.warn(
+            f"flip counts of {len(faults)} of {len(asked)} weight sites of run {run.run_id} are left out,"
+            f" {first} first: {why}",
+            RunWarning,
+            stacklevel=4,
+        )

@@ -6,7 +6,8 @@ import pandas as pd
 
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import MEASURES, Run
-from bvit_analysis.tables.frames import flat, weight_sites
+from bvit_analysis.records.info import shown
+from bvit_analysis.tables.frames import flat, flipping_sites
 from bvit_analysis.tables.levels import NOT_QUANTIZED, multilevel
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
 from bvit_analysis.tables.site_names import named
@@ -48,7 +49,7 @@ def config_table(runs: Runs) -> pd.DataFrame:
     fields: dict[str, dict[int, str]] = {}
     for position, run in enumerate(listed):
         for name, value in flat(run.config).items():
-            fields.setdefault(name, {})[position] = str(value)
+            fields.setdefault(shown(name), {})[position] = shown(value)
     rows = {name: [found.get(i, "") for i in range(len(listed))] for name, found in fields.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=_names(listed))
 
@@ -67,17 +68,17 @@ def _facts(run: Run) -> dict[str, str]:
     kinds = run.site_table["kind"].value_counts()
     total = run.status.get("total_steps")
     facts = {
-        "folder": run.path.name,
+        "folder": shown(run.path.name),
         "kind": str(run.info.get("kind", "unknown")),
         "recipe": recipe_of(run),
         "seed": str(run.info.get("seed")),
         "state": run.state,
-        "steps": f"{run.step} of {total}" if total else str(run.step),
-        "error": " ".join(str(run.status.get("error") or "none").split()),
+        "steps": f"{run.step} of {shown(total)}" if total else str(run.step),
+        "error": " ".join(shown(run.status.get("error") or "none").split()),
         "test accuracy": f"{accuracy:.4f}" if isinstance(accuracy, float) else "not recorded",
     }
     facts |= {f"{kind} sites": str(kinds.get(kind, 0)) for kind in _KINDS}
-    facts |= {f"rows of {name}": f"{len(getattr(run, name)):,}" for name in _TABLES}
+    facts |= {f"rows of {name}": f"{run.number_of_rows(name):,}" for name in _TABLES}
     held = {
         "flip counts": _has_counts(run),
         "attention of images": run.attention is not None,
@@ -100,8 +101,7 @@ def _facts(run: Run) -> dict[str, str]:
 
 
 def _has_counts(run: Run) -> bool:
-    flipless = {one.site for one in multilevel(run)}
-    first = next((site for site in weight_sites(run) if site not in flipless), None)
+    first = next(iter(flipping_sites(run)), None)
     try:
         return first is not None and bool(run.counts(first))
     except RunError:
@@ -112,6 +112,8 @@ def _names(runs: list[Run]) -> list[str]:
     # Labels may be equal under two roots; a column must not hide another.
     labels = [run.label for run in runs]
     return [
-        label if labels.count(label) == 1 else f"{label} ({run.path.parent.name}/{run.run_id})"
+        label
+        if labels.count(label) == 1
+        else f"{label} ({shown(run.path.parent.name)}/{run.run_id})"
         for label, run in zip(labels, runs, strict=True)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -9,9 +10,11 @@ from typing import TypeAlias
 import pandas as pd
 
 from bvit_analysis.config import RECIPES, to_dict
-from bvit_analysis.errors import RunError
-from bvit_analysis.records import Run, find_runs, load_run
+from bvit_analysis.errors import RunError, one_by_one
+from bvit_analysis.records import Run, RunWarning, find_runs, load_run
+from bvit_analysis.records.info import shown
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT
+from bvit_analysis.records.places import RUN_FILE
 from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.metrics import FLOAT, ordered
 from bvit_analysis.tables.verification import unverified_sentence
@@ -37,7 +40,7 @@ def recipe_of(run: Run) -> str:
     config = run.config if isinstance(run.config, dict) else {}
     recipe = config.get("recipe")
     if isinstance(recipe, dict):
-        return str(recipe.get("name", "custom"))
+        return shown(recipe.get("name", "custom"))
     return FLOAT if run.info.get("kind") == FLOAT else str(run.info.get("kind", "watched"))
 
 
@@ -72,27 +75,47 @@ def binary_runs(runs: Runs) -> list[Run]:
     return [run for run in as_runs(runs) if recipe_of(run) != FLOAT]
 
 
-def load_runs(paths: Sequence[str | Path] = ()) -> list[Run]:
+def load_runs(paths: str | Path | Sequence[str | Path] = ()) -> list[Run]:
     """Load the runs in these folders, each a run or a folder of runs; none given: those that lie near.
 
     Without paths the finished runs below ``runs`` and ``../runs`` are taken, so that a notebook works
     both from the repository and from its own folder. Where no binary training is among them, those
     that come with the repository are taken instead, below ``data/runs`` and ``../data/runs``.
 
+    A run or a path that is bad does not stop the others: it is left out and named in a RunWarning.
+
     Raises:
-        RunError: If a path that was given has no run in it.
+        RunError: If nothing that was given can be read.
     """
-    if not paths:
+    given = [paths] if isinstance(paths, (str, Path)) else list(paths)
+    if not given:
         return _nearest()
+    places, wrong = one_by_one(given, lambda path: _runs_at(Path(path)))
     chosen: list[Run] = []
-    for given in map(Path, paths):
-        found = [given] if (given / "run.json").exists() else _runs_below(given)
-        if not found:
-            raise RunError(
-                f"no run in {str(given)!r}; expected a run folder (with run.json) or a folder of them"
-            )
-        chosen.extend(in_order(map(load_run, found)))
+    for _, folders in places:
+        runs, unread = one_by_one(folders, load_run)
+        chosen.extend(in_order(run for _, run in runs))
+        wrong += unread
+    reasons = [why for _, why in wrong]
+    if not chosen:
+        more = f" (and {len(reasons) - 1} more cannot be read)" if len(reasons) > 1 else ""
+        raise RunError(f"{reasons[0]}{more}")
+    _say_left_out(reasons)
     return chosen
+
+
+def _runs_at(given: Path) -> list[Path]:
+    found = [given] if (given / RUN_FILE).exists() else _runs_below(given)
+    if not found:
+        raise RunError(
+            f"no run in {str(given)!r}; expected a run folder (with run.json) or a folder of them"
+        )
+    return found
+
+
+def _say_left_out(reasons: Sequence[str]) -> None:
+    for why in reasons:
+        warnings.warn(f"left out a run: {why}", RunWarning, stacklevel=3)
 
 
 def _nearest() -> list[Run]:
@@ -104,7 +127,9 @@ def _nearest() -> list[Run]:
 
 def _finished(places: Iterable[str]) -> list[Run]:
     near = {path.resolve(): path for root in places for path in _runs_below(Path(root))}
-    return in_order(run for run in map(load_run, near.values()) if run.state == "finished")
+    runs, unread = one_by_one(near.values(), load_run)
+    _say_left_out([why for _, why in unread])
+    return in_order(run for _, run in runs if run.state == "finished")
 
 
 def _runs_below(root: Path) -> list[Path]:

@@ -32,8 +32,7 @@ def followed(run: Run, site: str) -> pd.DataFrame:
     Returns:
         Columns index (flat, row-major in (O, I)), step, latent, gradient, sign, flip (bool), by index and step.
     """
-    rows = run.trajectories
-    rows = rows.loc[rows["site"] == site, ["index", "step", "latent", "gradient", "sign"]]
+    rows = run.trajectories_at(site)[["index", "step", "latent", "gradient", "sign"]]
     rows = rows.sort_values(["index", "step"], ignore_index=True)
     same = np.diff(rows["index"], prepend=-1) == 0
     turned = np.diff(rows["sign"].to_numpy(np.int64), prepend=0) != 0

@@ -111,9 +111,7 @@ def train_steps(
                     {"step": [state.step], "images_per_s": [speed], "elapsed_s": [now - started]},
                 )
                 writer.write_status("running", state.step, training.steps)
-                bar.set_postfix_str(
-                    f"{speed:.0f} images/s, loss {value:.3f}, val {state.accuracy:.3f}"
-                )
+                bar.set_postfix_str(describe_progress(speed, value, state.accuracy))
             bar.update()
             if state.step % training.checkpoint_every == 0 or state.step == training.steps or stop:
                 save_state(state, writer, run_dir)
@@ -125,6 +123,12 @@ def train_steps(
                     file=sys.stderr,
                 )
                 raise Interrupted(128 + stop[0])
+
+
+def describe_progress(images_per_s: float, loss: float, accuracy: float) -> str:
+    """Return what stands beside the bar: speed, loss, and the validation accuracy (0..1) once there is one."""
+    known = f", val {accuracy:.3f}" if math.isfinite(accuracy) else ""
+    return f"{images_per_s:.0f} images/s, loss {loss:.3f}{known}"
 
 
 def _loss(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import sys
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -14,9 +16,11 @@ from bvit_analysis.convert import binarize, build_model, calibrate, check_layers
 from bvit_analysis.data import Dataset, evaluation_batches
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.layers.shift import make_shift
+from bvit_analysis.pretrained import describe_weights
 from bvit_analysis.randomness import seeded
 from bvit_analysis.regularization import make_term
 from bvit_analysis.sites import Site, find_sites
+from bvit_analysis.training.identity import find_run, same_bits
 
 
 def teacher_config(config: RunConfig) -> RunConfig:
@@ -27,7 +31,39 @@ def teacher_config(config: RunConfig) -> RunConfig:
 
 def teacher_run_id(config: RunConfig) -> str:
     """Return the run id of the float teacher: equal for all runs that can share it."""
-    return f"teacher-{config_hash(teacher_config(config))[:8]}"
+    return f"teacher-{config_hash(same_bits(teacher_config(config)))[:8]}"
+
+
+def teacher_folder(config: RunConfig, root: Path) -> Path:
+    """Return where the float teacher of a run is, or will be: a folder with it by any name, or one named by its id.
+
+    A release that adds a setting gives another id to the same teacher.
+    """
+    named = root / teacher_run_id(config)
+    if (named / "run.json").exists():
+        return named
+    return find_run(teacher_config(config), sorted(root.glob("teacher-*"))) or named
+
+
+def check_devices(config: RunConfig) -> None:
+    """Refuse a device that is not here, before the first second of training, its teacher's included.
+
+    Raises:
+        ConfigError: If torch cannot put a tensor on it.
+    """
+    asked = {"training.device": config.training.device}
+    if config.recipe is not None and config.teacher is not None:
+        asked["teacher.device"] = config.teacher.device
+    for field, device in asked.items():
+        try:
+            torch.zeros(1, device=device).item()  # the meta device has no values
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            reason = next(iter(str(error).splitlines()), type(error).__name__)
+            here = f"cpu, {torch.cuda.device_count()} cuda devices"
+            raise ConfigError(
+                f"{field} is {device!r}, which is not usable here ({reason[:120]}); this machine has {here}: use"
+                f" --set {field}=cpu"
+            ) from error
 
 
 def check_recipe(config: RunConfig) -> None:
@@ -70,7 +106,7 @@ def make_student(
     Returns:
         The model on its device, and its sites, none for a float model.
     """
-    model = build(config, dataset)
+    model = build(config, dataset, first_weights=teacher is None)
     if config.recipe is None:
         return model.to(config.training.device), []
     if teacher is not None:
@@ -84,11 +120,27 @@ def make_student(
     return model, find_sites(model)
 
 
-def build(config: RunConfig, dataset: Dataset) -> nn.Module:
-    """Build the float model of a configuration; its weights are a function of the seed alone."""
+def build(config: RunConfig, dataset: Dataset, *, first_weights: bool = True) -> nn.Module:
+    """Build the float model of a configuration; what is random in it is a function of the seed alone.
+
+    Args:
+        config: The run's.
+        dataset: Whose images and classes it is for.
+        first_weights: Whether to load the pretrained or checkpoint's weights; no where others follow.
+    """
+    model = config.model
+    if not first_weights:
+        model = dataclasses.replace(model, pretrained=False, checkpoint="")
+    weights = describe_weights(model)
+    if weights is not None and weights.num_classes != dataset.num_classes:
+        print(
+            f"{weights.source} has a head for {weights.num_classes} classes; a new one for {dataset.num_classes} is learned"
+            " from labels",
+            file=sys.stderr,
+        )
     with seeded(config.seed, "init"):
         return build_model(
-            config.model,
+            model,
             img_size=config.data.img_size,
             in_chans=dataset.in_chans,
             num_classes=dataset.num_classes,

@@ -12,21 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 from bvit_analysis.config import Recipe, RunConfig
-from bvit_analysis.data import Dataset, evaluation_batches, load_dataset
-from bvit_analysis.errors import BvitError, ConfigError, RunError
+from bvit_analysis.data import Dataset, check_batch_size, evaluation_batches, load_dataset
+from bvit_analysis.errors import BvitError, RunError
 from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
-from bvit_analysis.records import Measure, RunWriter, check_name, load_run
+from bvit_analysis.pretrained import model_preprocessing
+from bvit_analysis.records import Measure, RunWriter, check_name
 from bvit_analysis.records.checkpoints import (
-    MODEL,
     Checkpoint,
     half_checkpoints,
     load_checkpoint,
-    part,
     remove_half_checkpoints,
 )
 from bvit_analysis.records.lock import RunHeldError, leftovers, remove_leftovers, take_lock
@@ -37,15 +35,15 @@ from bvit_analysis.training.identity import check_same_data, describe_run, is_fi
 from bvit_analysis.training.interruption import Interrupted
 from bvit_analysis.training.loop import train_steps
 from bvit_analysis.training.models import (
-    build,
+    check_devices,
     check_recipe,
     make_optimizer,
     make_student,
     teacher_config,
-    teacher_run_id,
-    weights_digest,
+    teacher_folder,
 )
 from bvit_analysis.training.state import TrainingState, restore_state
+from bvit_analysis.training.teacher import make_teacher, teacher_origin
 from bvit_analysis.training.waiting import wait_for_writer
 from bvit_analysis.watch import Watch
 
@@ -69,7 +67,8 @@ def train(
         The run folder.
 
     Raises:
-        ConfigError: If the folder holds a run with another configuration, or a name is wrong.
+        ConfigError: If the folder holds a run with another configuration, a name is wrong, a device is not here, or the
+            teacher's head is made for other classes.
         TrainingError: If the loss or the gradient is not finite; the update was not made.
         RunError: If the folder is being written already, by another process or by this one.
         Interrupted: After SIGTERM or SIGINT, once a checkpoint is saved.
@@ -80,12 +79,19 @@ def train(
         _tidy(run_dir)
         return run_dir
     check_recipe(config)
+    check_devices(config)
     panel = list(instruments())
     measures = declared_by(panel)  # what is wrong with one is said before a teacher is trained
     torch.set_num_threads(config.training.threads)
-    dataset = load_dataset(config.data)
-    check_same_data(run_dir, dataset)
-    teacher, teacher_figures = _teacher(config, run_dir.parent, dataset, progress)
+    dataset = load_dataset(config.data, model_preprocessing(config.model))
+    check_same_data(run_dir, dataset, config.data)
+    origin = teacher_origin(config, dataset)
+    check_batch_size(dataset, config.training.batch_size)  # before a teacher is trained
+
+    def train_first() -> Path:
+        return train_teacher(config, teacher_folder(config, run_dir.parent), progress=progress)
+
+    teacher, teacher_figures = make_teacher(config, dataset, run_dir, origin, train_first)
     model, sites = make_student(config, dataset, teacher)
     info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
     opened = _open(config, run_dir, info, measures)
@@ -160,38 +166,6 @@ def _tidy(run_dir: Path) -> None:
             remove_leftovers(run_dir)
             remove_half_checkpoints(run_dir)
             lock.release()
-
-
-def _teacher(
-    config: RunConfig, root: Path, dataset: Dataset, progress: bool
-) -> tuple[nn.Module | None, dict[str, Any]]:
-    """Load the float teacher, training it first if there is none; return it with its figures."""
-    pretrained = config.model.pretrained or config.model.checkpoint
-    if config.recipe is None or (config.teacher is None and not pretrained):
-        return None, {}
-    model = build(config, dataset)
-    figures: dict[str, Any] = {}
-    if config.model.checkpoint:
-        path = Path(config.model.checkpoint)
-        if not path.is_file():
-            raise ConfigError(
-                f"no teacher weights at {path}; give a safetensors file as model.checkpoint"
-            )
-        model.load_state_dict(load_file(path))
-    elif config.teacher is not None:
-        folder = train_teacher(config, root / teacher_run_id(config), progress=progress)
-        checkpoint = load_checkpoint(folder)
-        if checkpoint is None:
-            raise RunError(
-                f"the teacher {folder} has no checkpoint; delete the folder to train it again"
-            )
-        model.load_state_dict(part(checkpoint.tensors, MODEL))
-        figures = {
-            "teacher": folder.name,
-            "teacher_test_accuracy": (load_run(folder).result or {})["test_accuracy"],
-        }
-    figures["teacher_sha256"] = weights_digest(model)
-    return model.to(config.training.device).eval().requires_grad_(False), figures
 
 
 def _start(

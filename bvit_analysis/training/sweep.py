@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -28,13 +28,16 @@ from bvit_analysis.config import (
     to_dict,
 )
 from bvit_analysis.config.text import differences
+from bvit_analysis.data import load_dataset
 from bvit_analysis.errors import ConfigError, TrainingError
 from bvit_analysis.instruments import Instrument, with_own
+from bvit_analysis.pretrained import describe_weights, model_preprocessing
 from bvit_analysis.processes import Child
 from bvit_analysis.records import check_name
 from bvit_analysis.training.interruption import Interrupted, stop_signals
-from bvit_analysis.training.models import check_recipe, teacher_run_id
+from bvit_analysis.training.models import check_devices, check_recipe, teacher_folder
 from bvit_analysis.training.run import train, train_teacher
+from bvit_analysis.training.teacher import teacher_origin
 
 STOP_S = 120.0
 "So long runs that are asked to stop may take until their checkpoints are saved; then they are killed, seconds."
@@ -97,24 +100,41 @@ def ablate(
         The run folders, teacher first.
 
     Raises:
-        ConfigError: If a recipe or an instrument is wrong, before anything is trained.
+        ConfigError: If a recipe or an instrument is wrong, there are none or no seeds, a device is not here, or the
+            teacher's head is made for other classes; before anything is trained.
         TrainingError: If a run failed, after all others have ended; it names the run and its error.
         Interrupted: After SIGTERM or SIGINT, once the runs have saved checkpoints; a second signal kills them.
     """
+    if not recipes or not seeds:
+        raise ConfigError(
+            f"an ablation needs recipes and seeds, got {len(recipes)} and {len(seeds)}; name at least one of each"
+        )
+    if jobs_at_once is not None and jobs_at_once < 1:
+        raise ConfigError(f"jobs_at_once must be at least 1, got {jobs_at_once}")
     configs = grid(base, recipes, seeds)
     for config in configs.values():
         check_recipe(config)
+        check_devices(config)
     with_own(instruments)  # made and thrown away: a wrong one is said before anything is trained
     own = [import_path(make) for make in instruments]
     at_once = jobs_at_once or max(1, min(8, (os.cpu_count() or 1) // base.training.threads))
+    trains_teacher = _trains_teacher(base, configs)
     out.mkdir(parents=True, exist_ok=True)
     folders = []
-    if base.teacher is not None:
+    if trains_teacher:
         # Before the others, which would all make it.
         teacher = dataclasses.replace(base, recipe=get_recipe(recipes[0]))
-        folders.append(train_teacher(teacher, out / teacher_run_id(teacher), progress=progress))
+        folders.append(train_teacher(teacher, teacher_folder(teacher, out), progress=progress))
     folders += _run_all(configs, out, at_once, progress, own)
     return folders
+
+
+def _trains_teacher(base: RunConfig, configs: Mapping[str, RunConfig]) -> bool:
+    """Return whether some run of a grid needs a trained teacher; refuse one whose teacher could teach nothing."""
+    if describe_weights(base.model) is None:  # no need to look at the images, which may be millions
+        return base.teacher is not None
+    dataset = load_dataset(base.data, model_preprocessing(base.model))
+    return "trained" in {teacher_origin(config, dataset) for config in configs.values()}
 
 
 def _run_all(

@@ -356,7 +356,6 @@ def read_runs(runs: Run | str | Path | Sequence[Run | str | Path]) -> list[Run]:
         RunError: If a path has no run in it.
     """
     listed = [runs] if isinstance(runs, (Run, str, Path)) else list(runs)
-    found: list[Run] = []
-    for one in listed:
-        found.extend([one] if isinstance(one, Run) else tables.load_runs([one]))
-    return tables.in_order(found)
+    found = [one for one in listed if isinstance(one, Run)]
+    paths = [one for one in listed if not isinstance(one, Run)]
+    return tables.in_order([*found, *(tables.load_runs(paths) if paths else [])])

@@ -69,7 +69,6 @@ class OscillationExplorer(Explorer):
         for name in list(self.runs)[:_READY]:  # read now, so that nobody waits at the first choice
             self._late(name)
             self._found(name, shown)
-            _ = self.runs[name].trajectories
         run = self.control(
             "run", W.Dropdown(options=list(self.runs), value=first, description="run")
         )

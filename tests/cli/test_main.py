@@ -72,6 +72,36 @@ def test_unknown_scale_field_and_value(capsys, tmp_path):
     assert_refused(capsys, tmp_path, shift, "did you mean 'static'")
 
 
+@pytest.mark.parametrize("command", ["ablate", "reproduce"])
+@pytest.mark.parametrize("flag", ["--seeds", "--jobs"])
+def test_numbers_of_runs_below_one(capsys, tmp_path, command, flag):
+    for number in (-1, 0):
+        arguments = [command, "--scale", "smoke", "--out", tmp_path, flag, number]
+        assert_refused(capsys, tmp_path, arguments, f"{flag} must be at least 1, got {number}")
+
+
+def test_a_device_that_is_not_here(capsys, tmp_path):
+    arguments = ["train", "--scale", "smoke", "--out", tmp_path, "--set", "training.device=cuda:99"]
+    assert_refused(capsys, tmp_path, arguments, "training.device is 'cuda:99'", "device=cpu")
+
+
+def test_weights_that_are_no_safetensors_file(capsys, tmp_path):
+    import torch
+
+    torch.save({"head.weight": torch.zeros(3)}, tmp_path / "w.pth")
+    for file, words in (("w.pth", "no safetensors file"), ("none.safetensors", "is missing")):
+        setting = f"model.checkpoint={tmp_path / file}"
+        for command in (["train"], ["ablate", "--recipes", "asm"]):
+            arguments = [*command, "--scale", "smoke", "--out", tmp_path / "runs", "--set", setting]
+            assert_refused(capsys, tmp_path, arguments, str(tmp_path / file), words)
+
+
+def test_heads_that_do_not_divide_the_width(capsys, tmp_path):
+    arguments = ["train", "--scale", "smoke", "--recipe", "float", "--out", tmp_path]
+    arguments += ["--set", "model.num_heads=3"]
+    assert_refused(capsys, tmp_path, arguments, "cannot build", "divisible by num_heads")
+
+
 def test_run_id_that_leaves_the_folder(capsys, tmp_path):
     inside = tmp_path / "inside"
     inside.mkdir()

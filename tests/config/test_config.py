@@ -107,3 +107,13 @@ def test_overrides_are_typed():
     }.items():
         with pytest.raises(ConfigError, match=text):
             with_overrides(base, [setting])
+
+
+def test_a_teacher_that_is_not_set_begins_with_the_defaults_where_the_run_is_trained():
+    base = with_overrides(get_scale("imagenet"), ["training.device=cuda", "training.threads=4"])
+    assert base.teacher is None
+    got = with_overrides(base, ["teacher.steps=7", "teacher.batch_size=9"])
+    assert got.teacher == TrainingConfig(steps=7, batch_size=9, device="cuda", threads=4)
+    # a recipe is never made so: without one a run is float
+    with pytest.raises(ConfigError, match="unknown section 'recipe'"):
+        with_overrides(base, ["recipe.shift=static"])

@@ -28,6 +28,7 @@ from bvit_analysis.data.augmentation import normalise, shift_and_flip
 from bvit_analysis.data.splits import fixed_permutation
 from bvit_analysis.data.timm_sets import _IMAGENET_MEAN, _IMAGENET_STD
 from bvit_analysis.errors import BvitError, ConfigError, DataError
+from bvit_analysis.pretrained import Preprocessing
 
 CLASSES = ("ant", "bee", "cat")
 
@@ -349,6 +350,60 @@ def test_normalisation_of_folders_is_that_of_timm() -> None:
     assert _IMAGENET_STD == IMAGENET_DEFAULT_STD
 
 
+@pytest.mark.parametrize("img_size", [96, 224])
+@pytest.mark.parametrize(
+    "changes", [{}, {"interpolation": "bilinear", "crop_pct": 1.0}, {"crop_mode": "squash"}]
+)
+def test_evaluation_prepares_images_as_timm_does(
+    folder: Path, changes: dict[str, object], img_size: int
+) -> None:
+    from timm.data import create_transform
+
+    expected = {
+        "mean": (0.5, 0.4, 0.3),
+        "std": (0.2, 0.3, 0.4),
+        "interpolation": "bicubic",
+        "crop_pct": 0.9,
+        "crop_mode": "center",
+    } | changes
+    config = folder_config(folder, img_size=img_size)
+    dataset = load_dataset(config, Preprocessing(**expected))
+    transform = create_transform((3, img_size, img_size), **expected)
+    paths = sorted((folder / "test").rglob("*.png"))
+    theirs = torch.stack([transform(Image.open(path)) for path in paths])
+    ours, _ = next(evaluation_batches(dataset, "test", batch_size=6))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    # and what is drawn for a training is normalised by the same numbers
+    (batch,) = stream(dataset, config, total=1)
+    plain = folder_config(folder, img_size=img_size)
+    (other,) = stream(
+        load_dataset(
+            plain, dataclasses.replace(dataset.preprocessing, mean=(0, 0, 0), std=(1, 1, 1))
+        ),
+        plain,
+        total=1,
+    )
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in (dataset.mean, dataset.std))
+    torch.testing.assert_close(batch.images, (other.images - mean) / std, atol=1e-4, rtol=1e-4)
+
+
+def test_sets_of_torchvision_read_16_bits_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import timm.data
+    from torchvision.datasets import ImageFolder
+
+    ramp = np.arange(256, dtype=np.uint16).reshape(16, 16)
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            Image.fromarray(ramp * 257).save(tmp_path / name / f"{i}.png")
+    monkeypatch.setattr(timm.data, "create_dataset", lambda name, **_: ImageFolder(str(tmp_path)))
+    dataset = load_dataset(DataConfig(name="torch/imagenet", root=str(tmp_path), img_size=16))
+    expected = torch.from_numpy(ramp.astype(np.uint8)).expand(12, 3, 16, 16)
+    assert torch.equal(dataset.test.images, expected)
+
+
 @pytest.mark.parametrize(
     ("parts", "sizes"),
     [
@@ -436,10 +491,6 @@ def empty_class(root: Path) -> None:
         path.unlink()
 
 
-def hide_class(root: Path) -> None:
-    (root / "train" / ".ipynb_checkpoints").mkdir()
-
-
 def flatten(root: Path) -> None:
     shutil.rmtree(root / "val")
     (root / "val").mkdir()
@@ -460,7 +511,6 @@ def remove_all(root: Path) -> None:
         (remove_class, "class 'bee' of .*train is missing in .*val"),
         (add_class, "class 'dog' of .*test is missing in .*train"),
         (empty_class, "bee"),
-        (hide_class, ".ipynb_checkpoints.*remove it"),
         (flatten, "val has no class folders"),
         (drop_train, "no 'train' folder"),
         (remove_all, "does not exist"),

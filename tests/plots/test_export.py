@@ -22,7 +22,7 @@ from bvit_analysis.plots import style
 from bvit_analysis.plots.drawn import COLUMNS
 from bvit_analysis.plots.export import drawn_numbers, save_figure, save_shown, to_csv, to_svg
 from bvit_analysis.records import Run
-from bvit_analysis.report.figure_files import is_inert_svg
+from bvit_analysis.report.svg import is_inert_svg
 
 
 def only(figure: Figure, kind: str) -> pd.DataFrame:

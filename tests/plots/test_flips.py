@@ -195,6 +195,9 @@ def test_followed_flips_are_sign_changes_of_one_weight() -> None:
         site_table = pd.DataFrame({"site": ["a"], "shape": [(4, 4)]})
         info = {"sites": []}
 
+        def trajectories_at(self, site: str) -> pd.DataFrame:
+            return self.trajectories[self.trajectories["site"] == site]
+
     run = Short()
     rows = tables.followed(run, "a")
     assert rows["index"].tolist() == [5, 5, 5, 9, 9, 9]

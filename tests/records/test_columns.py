@@ -230,7 +230,7 @@ def test_a_measure_is_added_at_one_place(tmp_path: Path) -> None:
         "records/columns.py": ('        _weight(\n            name="weight_scale",\n', _ENTRY),
         "instruments/bimodality.py": ('        "valley_depth",\n', '        "tail_share",\n'),
     }
-    fill = "                otsu_ratio=otsu_ratio(u),\n"
+    fill = "                otsu_ratio=otsu_ratio(size),\n"
     for name, (mark, text) in touched.items():
         path = tmp_path / "bvit_analysis" / name
         code = path.read_text()

@@ -7,6 +7,7 @@ import copy
 import html
 import json
 import re
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ import nbformat
 import pytest
 
 from bvit_analysis.report import render_notebook
-from bvit_analysis.report.figure_files import copy_figures, is_inert_svg, remove_stale
+from bvit_analysis.report.figure_files import copy_figures, remove_stale
 from bvit_analysis.report.frames import Control, explorer_html, read_frames
 from bvit_analysis.report.pdf import for_print
 from bvit_analysis.report.pictures import png_size
-from tests.support.executed import explorer_output, frames_json, grey
+from tests.support.executed import explorer_output, frames_json, grey, shown
 
 HOSTILE = "</p><script>alert('{x}')</script>\n\"'&"
 new = nbformat.v4
@@ -247,40 +248,6 @@ def test_links_below_a_figure_lead_to_the_files_that_are_there() -> None:
 SVG = b'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink">%s</svg>'
 
 
-@pytest.mark.parametrize(
-    ("inside", "inert"),
-    [
-        (b"<path d='M 0 0'/><text style='fill: #fff'>a</text>", True),
-        (b"<!-- note --><use xlink:href='#m1'/><g clip-path='url(#p1)'/>", True),
-        (b"<image xlink:href='data:image/png;base64,AA'/>", True),
-        (b"<script>alert(1)</script>", False),
-        (b"<SCRIPT/>", False),
-        (b"<g onclick='x()'/>", False),
-        (b"<a xlink:href='#x'/>", False),
-        (b"<foreignObject/>", False),
-        (b"<animate/>", False),
-        (b"<use xlink:href='https://e.invalid/a.svg#b'/>", False),
-        (b"<image href='data:image/svg+xml;base64,AA'/>", False),
-        (b"<style>@import 'x'</style>", False),
-        (b"<style>* { background: url(https://e.invalid) }</style>", False),
-        (b"<g style='fill: u\\72l(x)'/>", False),
-        (b"<g fill='url(//e.invalid/x)'/>", False),
-        (b"<g xmlns='http://www.w3.org/1999/xhtml'/>", False),
-        (b"<g", False),
-        (b"\xff", False),
-    ],
-)
-def test_only_svg_that_cannot_act_is_copied(inside: bytes, inert: bool) -> None:
-    assert is_inert_svg(SVG % inside) is inert
-
-
-def test_an_svg_without_entities_or_style_sheets_of_others() -> None:
-    assert not is_inert_svg(b"<!DOCTYPE svg [<!ENTITY a 'b'>]>" + SVG % b"")
-    assert not is_inert_svg(b"<?xml-stylesheet href='x'?>" + SVG % b"")
-    assert is_inert_svg(b'<?xml version="1.0"?>' + SVG % b"")
-    assert not is_inert_svg(b"<svg/>")
-
-
 def test_only_files_that_are_what_they_say_are_copied(tmp_path: Path) -> None:
     folder = tmp_path / "job" / "figures"
     folder.mkdir(parents=True)
@@ -295,7 +262,7 @@ def test_only_files_that_are_what_they_say_are_copied(tmp_path: Path) -> None:
     (folder / "figure-05.html").write_text("x")
     (folder / "figure-06.csv").symlink_to("/etc/hostname")
     (folder / "figure-07.png").mkdir()
-    found = copy_figures(tmp_path / "job", tmp_path / "out", "03_x")
+    found, faults = copy_figures(tmp_path / "job", tmp_path / "out", "03_x")
     assert found == {
         "figure-01": {
             "csv": "figures/03_x/figure-01.csv",
@@ -303,12 +270,63 @@ def test_only_files_that_are_what_they_say_are_copied(tmp_path: Path) -> None:
         },
         "figure-02-map": {"svg": "figures/03_x/figure-02-map.svg"},
     }
+    named = ["01.svg", "03.png", "04.csv", "06.csv", "07.png"]
+    assert [name for name in named if any(f"figure-{name}: " in text for text in faults)] == named
+    assert len(faults) == len(named)
     copied = sorted(path.name for path in (tmp_path / "out" / "figures" / "03_x").iterdir())
     assert copied == ["figure-01.csv", "figure-01.png", "figure-02-map.svg"]
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked" / "figures").symlink_to(folder)
-    assert copy_figures(tmp_path / "linked", tmp_path / "out", "y") == {}
-    assert copy_figures(tmp_path / "missing", tmp_path / "out", "y") == {}
+    found, faults = copy_figures(tmp_path / "linked", tmp_path / "out", "y")
+    assert (found, len(faults)) == ({}, 1)
+    assert copy_figures(tmp_path / "missing", tmp_path / "out", "y") == ({}, [])
+
+
+@pytest.mark.parametrize("piece", ["x", "\r", "\x1b[0", "a\r", "\x1b[0;", "\r\n", " "])
+def test_a_long_line_of_output_takes_time_in_proportion(piece: str) -> None:
+    output = new.new_output("stream", name="stdout", text=piece * (2_000_000 // len(piece)))
+    started = time.process_time()
+    render_notebook(
+        new.new_notebook(cells=[new.new_code_cell("1", outputs=[output])]), name="n", pages={}
+    )
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("10%\r100%\nnext", "100%\nnext"),
+        ("10%\r100%\r\nnext", "100%\nnext"),
+        ("a\r\nb\r\n", "a\nb"),
+        ("10%\r99%\r", "99%"),
+    ],
+)
+def test_of_a_progress_bar_the_last_state_is_shown(text: str, left: str) -> None:
+    output = new.new_output("stream", name="stdout", text=text)
+    cell = new.new_code_cell("1", outputs=[output])
+    body = render_notebook(new.new_notebook(cells=[cell]), name="n", pages={}).body
+    assert f'<pre class="stdout" tabindex="0">{left}</pre>' in body
+
+
+@pytest.mark.parametrize(
+    "text", ["<div>" * 3000, "&" * 200_000, "<b>" * 1001 + "x", "x" * 5_000_000]
+)
+def test_html_that_would_take_long_is_shown_as_text(text: str) -> None:
+    started = time.process_time()
+    cell = shown({"text/html": text, "text/plain": "the <table>"})
+    body = render_notebook(new.new_notebook(cells=[cell]), name="n", pages={}).body
+    assert "too large or too deep" in body
+    assert "the &lt;table&gt;" in body
+    assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize("text", ["$" * 400_000, "[" * 400_000, "> " * 200_000])
+def test_markdown_that_would_take_long_is_shown_as_text(text: str) -> None:
+    started = time.process_time()
+    cells = [new.new_markdown_cell(text)]
+    body = render_notebook(new.new_notebook(cells=cells), name="n", pages={}).body
+    assert "400000 characters, shown as text" in body
+    assert time.process_time() - started < 5
 
 
 def test_only_files_that_a_report_wrote_are_removed(tmp_path: Path) -> None:

@@ -73,3 +73,14 @@ def test_counts_rates_trajectories_and_attention_tell_one_story(folder: Path) ->
     mean = tables.channel_entropy(run, site)["entropy_bits"].mean()
     recorded = run.sites[run.sites["site"] == site]["sign_entropy_bits"].dropna().iloc[-1]
     assert mean == pytest.approx(recorded, abs=1e-5)
+
+
+def test_trajectories_of_one_site_are_those_of_all_and_rows_are_counted() -> None:
+    run = load_run(ROOT / "grs-seed0")
+    whole = run.trajectories
+    for site in run.site_table["site"]:
+        rows = whole[whole["site"] == site].reset_index(drop=True)
+        assert run.trajectories_at(site).equals(rows)
+    assert run.trajectories_at("no such site").empty
+    for kind in ("scalars", "sites", "histograms", "channels", "trajectories"):
+        assert run.number_of_rows(kind) == len(getattr(run, kind)) > 0

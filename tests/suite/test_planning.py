@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -12,12 +13,17 @@ from bvit_analysis.errors import SuiteError
 from bvit_analysis.suite import NotebookJob, ParameterText, estimate, plan, plan_from_file
 from bvit_analysis.suite.estimation import ASSUMED_BYTES, ASSUMED_S, makespan
 from bvit_analysis.suite.jobs import identity
-from bvit_analysis.suite.planning import PlanError
+from bvit_analysis.suite.planning import PlanError, _label
 from tests.support.notebooks import write_notebook
 from tests.support.synthetic_run import make_run
 
 WEIGHTS = "runs: list[str] = []\nwindow: int = 5\nsite: str = ''\n"
 COSTS = "model: str = 'deit'\nwindow: int = 1\n"
+
+
+def of_run(run: Path) -> str:
+    """What names a run in a job's name, retyped: its folder and eight digits of the path's hash."""
+    return f"{run.name}-{hashlib.sha256(str(run.resolve()).encode()).hexdigest()[:8]}"
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +50,10 @@ def test_a_grid_over_runs_and_parameters_is_their_product(root: Path) -> None:
     grid = {"window": [ParameterText("50"), 7], "site": ["", "blocks.0/attn"]}
     jobs = plan([weights, costs], runs, {}, grid=grid, each_run=True, frames=3)
     assert [job.name for job in jobs] == [
-        f"03_weights--{run}--window-{window}--site-{site}"
-        for run in ("grs-seed0", "asm-seed0")
+        f"03_weights--{of_run(run)}--window-{window}--site-{site}"
+        for run in runs
         for window in (50, 7)
-        for site in ("empty", "blocks.0-attn")
+        for site in ("empty", "blocks.0-attn-5d7525c7")
     ] + ["07_costs--window-50", "07_costs--window-7"]
     assert jobs[1].parameters == {
         "runs": [str(runs[0])],
@@ -65,8 +71,8 @@ def test_names_stay_apart_short_and_safe(root: Path) -> None:
     same = [root / "runs" / scale / "asm-seed0" for scale in ("laptop", "smoke")]
     jobs = plan([weights], same, {}, each_run=True)
     assert [job.name for job in jobs] == [
-        "03_weights--laptop-asm-seed0",
-        "03_weights--smoke-asm-seed0",
+        f"03_weights--{of_run(same[0])}",
+        f"03_weights--{of_run(same[1])}",
     ]
     hostile = ["a b", "a/b", "A B", "../../x", "<script>{x}\n", "\u00fc" * 300, "a" * 300, "-"]
     jobs = plan([weights], same, {}, grid={"site": hostile})
@@ -76,10 +82,21 @@ def test_names_stay_apart_short_and_safe(root: Path) -> None:
         assert name.startswith("03_weights--site-")
         assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-")
         assert len(name) <= 120
-    assert names[3] == "03_weights--site-x"
-    # What is cut keeps its name however the others change.
-    (alone,) = plan([weights], same, {}, grid={"site": ["a" * 300]})
-    assert alone.name == names[6]
+    # A value keeps its name however the others change, and no other value may take it.
+    for value, name in zip(hostile, names, strict=True):
+        (alone,) = plan([weights], same, {}, grid={"site": [value]})
+        assert alone.name == name
+    # So does a run, whatever other runs are chosen.
+    for run in same:
+        (alone,) = plan([weights], [run], {}, each_run=True)
+        assert alone.name == f"03_weights--{of_run(run)}"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [("minus0.5", -0.5), ("none", None), ("1e20", 1e20), (1e20, 1e-20), ("", [])]
+)
+def test_values_that_look_alike_have_names_of_their_own(one: object, other: object) -> None:
+    assert _label(one) != _label(other)
 
 
 @pytest.mark.parametrize(
@@ -140,8 +157,8 @@ def test_a_plan_file_with_paths_relative_to_it(root: Path, monkeypatch: pytest.M
     assert [job.name for job in jobs] == [
         "03_weights",
         "07_costs",
-        "03_weights--long--asm-seed0--window-50",
-        "03_weights--long--asm-seed0--window-200",
+        f"03_weights--long--{of_run(root / 'runs/smoke/asm-seed0')}--window-50",
+        f"03_weights--long--{of_run(root / 'runs/smoke/asm-seed0')}--window-200",
     ]
     assert [runs_of(job) for job in jobs] == [
         ["laptop/asm-seed0", "laptop/grs-seed0"],
@@ -186,7 +203,7 @@ def test_json_is_the_same_plan(root: Path) -> None:
         ('"long"', '"../x"', ["job 2 '../x'", "is not allowed"]),
         ('"long"', "3", ["job 2: 'name' must be a string"]),
         ("= true", "= ture", ["it is not valid TOML"]),
-        ('name = "long"', "", ["job 2: ", "'03_weights--asm-seed0--window-50'"]),
+        ('name = "long"', "", ["job 2: ", "'03_weights--asm-seed0-", "--window-50'"]),
     ],
 )
 def test_an_error_names_file_entry_and_nearest_name(
@@ -196,7 +213,7 @@ def test_an_error_names_file_entry_and_nearest_name(
     text = PLAN.replace(old, new)
     if not new:  # the same notebook over the same runs and grid, twice
         text += PLAN[PLAN.index("[[jobs]]\nname") :].replace(old, new)
-        words = ["job 3: the results of '03_weights--asm-seed0--window-50'", "give one of the two"]
+        words = ["job 3: the results of '03_weights--asm-seed0-", "give one of the two"]
     path = write_plan(root, text)
     with pytest.raises(PlanError) as caught:
         plan_from_file(path)
@@ -316,7 +333,8 @@ def test_a_dry_run_prints_and_writes_nothing(
     code, text, err = bvit(capsys, *arguments)
     assert (code, err) == (0, "")
     assert len([line for line in text.splitlines() if line.startswith("execute")]) == 4
-    assert "03_weights--long--asm-seed0--window-200  window=200" in text
+    name = f"03_weights--long--{of_run(root / 'runs/smoke/asm-seed0')}"
+    assert f"{name}--window-200  window=200" in text
     assert "4 to execute, 0 kept: about 2 min 00 s with 2 at a time, 20.0 MB of" in text
     assert "4 never executed into this folder: 60 s and 5 MB are assumed" in text
     assert text.endswith("nothing was executed\n")
@@ -367,7 +385,8 @@ def test_flags_of_the_command(
     assert code == 0
     jobs = json.loads(text)["jobs"]
     assert len(jobs) == 3 * 2 * 2 + 2
-    assert jobs[1]["name"] == "03_weights--laptop-asm-seed0--window-1--site-empty"
+    asm = of_run(root / "runs/laptop/asm-seed0")
+    assert jobs[1]["name"] == f"03_weights--{asm}--window-1--site-empty"
     assert jobs[0]["parameters"]["site"] == "a,b"
     assert {job["frames"] for job in jobs} == {4}
     # No runs at all, for a notebook that needs none; flags may come first.

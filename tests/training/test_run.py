@@ -31,7 +31,7 @@ from bvit_analysis.records.checkpoints import load_checkpoint
 from bvit_analysis.records.lock import RunHeldError, leftovers, take_lock
 from bvit_analysis.training import waiting
 from bvit_analysis.training.evaluation import evaluate
-from bvit_analysis.training.loop import distillation_loss, learning_rate
+from bvit_analysis.training.loop import describe_progress, distillation_loss, learning_rate
 from bvit_analysis.training.models import teacher_run_id
 from bvit_analysis.training.run import train
 from tests.support.tiny_run import (
@@ -390,6 +390,11 @@ def test_the_first_non_finite_module_is_named():
     with torch.no_grad():
         model[2].weight[0] = math.nan
     assert first_non_finite(model, torch.ones(1, 2)) == "parameter 2.weight"
+
+
+def test_progress_shows_no_accuracy_before_there_is_one():
+    assert describe_progress(812.4, 2.3456, math.nan) == "812 images/s, loss 2.346"
+    assert describe_progress(812.4, 2.3456, 0.25) == "812 images/s, loss 2.346, val 0.250"
 
 
 def test_schedule_equals_timm():

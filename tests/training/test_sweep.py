@@ -33,6 +33,23 @@ def test_grid_is_every_recipe_with_every_seed():
         grid(tiny(), ["asn"], [0])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seeds": []}, "got 1 and 0"),
+        ({"seeds": range(-1)}, "got 1 and 0"),
+        ({"recipes": []}, "got 0 and 1"),
+        ({"jobs_at_once": 0}, "jobs_at_once must be at least 1"),
+        ({"jobs_at_once": -2}, "jobs_at_once must be at least 1"),
+    ],
+)
+def test_nothing_to_do_is_refused_before_a_teacher_is_trained(tmp_path, changes, message):
+    given = {"recipes": ["asm"], "seeds": [0], "progress": False} | changes
+    with pytest.raises(ConfigError, match=message):
+        ablate(tiny(), tmp_path / "runs", **given)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory) -> list[Path]:
     out = tmp_path_factory.mktemp("sweep")
