@@ -21,6 +21,7 @@ from bvit_analysis.tables.weights import inside, rank_weights
 from bvit_analysis.widgets.atlas_map import SIZE, AtlasMap, side_by_side
 from bvit_analysis.widgets.base import Explorer, read_runs, run_names
 from bvit_analysis.widgets.screen import fixed, wiped
+from bvit_analysis.widgets.weight_words import row_of, weight_text
 
 NONE = "none"
 "Choice of no second run."
@@ -314,7 +315,7 @@ class OscillationExplorer(Explorer):
                     colour="#999999" if again else colours[recipes[name]],
                     label=style.clip(self.runs[name].label, 30),
                 )
-        row = _row(self._ranked(), index)
+        row = row_of(self._ranked(), index)
         where = f"{style.clip(str(site), 34)} [{row.get('output')}, {row.get('input')}]"
         with style.bvit():
             for ax, label in ((latent, "latent weight"), (gradient, "gradient"), (sign, "sign")):
@@ -357,17 +358,8 @@ class OscillationExplorer(Explorer):
                     f"At {where}, in the last half of training, {what} per weight and step: "
                     f"{', '.join(known)}."
                 )
-        ranked, (low, high) = self._ranked(), self.value("window")
-        row = _row(ranked, self.value("weight"))
-        if not row:
-            words.append("No single weight of this site was followed.")
-        else:
-            flips, binary = row["flips"], self._turns() == "flips"
-            does = f"flips {_times(flips)}" if binary else f"has its sign changed {_times(flips)}"
-            text = f"Weight [{row['output']}, {row['input']}] {does} in steps {low} to {high}"
-            if flips > 1 and binary:
-                text += f"; the median step from a flip to the flip back is {row['return_steps']:g}"
-            words.append(text + ".")
+        row = row_of(self._ranked(), self.value("weight"))
+        words.append(weight_text(row, self.value("window"), flips=self._turns() == "flips"))
         listed = [self.runs[one] for one in shown]
         words.append(tables.levels_sentence(listed, sites=[site]))
         words.append(tables.unverified_sentence(listed, kind="weight", sites=[site]))
@@ -393,15 +385,6 @@ class OscillationExplorer(Explorer):
                 recipes.setdefault(tables.recipe_of(run), name)
         names = [name for name in self.runs if name in recipes.values()]
         return {"run": names, "site": sites} if sites else {"run": [self.value("run")]}
-
-
-def _row(ranked: pd.DataFrame | None, index: int | None) -> dict[str, Any]:
-    rows = [] if ranked is None else ranked[ranked["index"] == index].to_dict("records")
-    return rows[0] if rows else {}
-
-
-def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _retitle(ax: Axes, title: str) -> None:
