@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.instruments.compiled import is_compiled
-from bvit_analysis.instruments.spy import SeenWeight, WeightProgram, WeightSpy
+from bvit_analysis.instruments.program import WeightProgram
+from bvit_analysis.instruments.spy import SeenWeight, WeightSpy
 from bvit_analysis.sites import Site
 
 MOST_LEVELS = 16
