@@ -189,3 +189,38 @@ def test_a_wrong_argument_is_refused_in_the_first_pass(tmp_path: Path, kind: str
     ):
         model(x.requires_grad_())
     assert not (tmp_path / "run").exists()
+
+
+def test_an_activation_that_turns_later_is_said_and_does_not_end_a_training(tmp_path) -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.scale = nn.Parameter(torch.tensor(0.05))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.scale * torch.where(x >= 0, 1.0, -1.0)
+
+    def sites_of(model):
+        return find_sites(model, activation_sign={Scaled: lambda module, x: x})
+
+    model = nn.Sequential(nn.Linear(6, 6), Scaled())
+    config = WatchConfig(verification_every=2)
+    with Watch(model, tmp_path / "run", sites=sites_of(model), config=config) as watch:
+        for step in range(6):
+            if step == 3:
+                with torch.no_grad():
+                    model[1].scale.neg_()  # a learned scale crosses zero
+            if step == 4:
+                with pytest.warns(
+                    RuntimeWarning, match=r"100\.00% .* at step 4.*opposite sign fits"
+                ):
+                    model(torch.randn(8, 6)).sum().backward()
+            else:
+                model(torch.randn(8, 6)).sum().backward()
+            watch.step()
+    run = load_run(tmp_path / "run")
+    assert (run.state, run.step) == ("finished", 6)
+    assert run.info["sites"][0]["verified"] is False
+    wrong = Watch(model, tmp_path / "wrong", sites=sites_of(model))
+    with pytest.raises(ConfigError, match=r"100\.00% .*the opposite sign fits"), wrong:
+        model(torch.randn(8, 6))
