@@ -111,7 +111,9 @@ class Verifier:
                     site.module.register_forward_pre_hook(
                         look.before, prepend=True, with_kwargs=True
                     ),
-                    site.module.register_forward_hook(look.after, always_call=True),
+                    site.module.register_forward_hook(
+                        look.after, always_call=True, with_kwargs=True
+                    ),
                 ]
 
     def remove(self) -> None:
@@ -306,12 +308,12 @@ class _Look:
         if verifier is not None and torch.is_grad_enabled():
             verifier.begin(self._site_id, module, (args, kwargs))
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
         verifier = self._mine(module)
         if verifier is not None and (torch.is_grad_enabled() or output is None):
-            verifier.end(self._site_id, args, output)
+            verifier.end(self._site_id, (*args, *kwargs.values()), output)
 
     def _mine(self, module: nn.Module) -> Verifier | None:
         if self._verifier is None or self._module is None or self._module() is not module:

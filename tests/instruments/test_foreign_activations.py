@@ -224,3 +224,27 @@ def test_an_activation_that_turns_later_is_said_and_does_not_end_a_training(tmp_
     wrong = Watch(model, tmp_path / "wrong", sites=sites_of(model))
     with pytest.raises(ConfigError, match=r"100\.00% .*the opposite sign fits"), wrong:
         model(torch.randn(8, 6))
+
+
+def test_a_binarizer_that_is_called_by_keyword(tmp_path) -> None:
+    class Sign(nn.Module):
+        def forward(self, values: torch.Tensor) -> torch.Tensor:
+            return torch.where(values >= 0, 1.0, -1.0)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear, self.sign = nn.Linear(6, 6), Sign()
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return self.sign(values=self.linear(images))
+
+    model = Model()
+    sites = find_sites(model, activation_sign={Sign: lambda module, x: x})
+    config = WatchConfig(activation_every=1)
+    with Watch(model, tmp_path / "run", sites=sites, config=config) as watch:
+        x = torch.randn(8, 6)
+        made = model(images=x)
+        watch.step()
+    (counts,) = load_run(tmp_path / "run").channels["counts"]
+    np.testing.assert_array_equal(counts, (made > 0).sum(0).numpy())
