@@ -310,6 +310,7 @@ def test_a_kill_at_any_step_of_taking_a_lock_blocks_nobody(
     assert code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b'{"host": "x', b"[1]", b"{}", b"\xff\x00"])
 def test_a_lock_without_an_owner_counts_as_left_behind_after_a_while(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes

@@ -215,6 +215,7 @@ def small_fashion(fashion: Dataset, count: int = 30) -> Dataset:
     return load_dataset(DataConfig(train_limit=count, evaluation_limit=25))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [1, 3, 4, 5, 8, 11])
 def test_start_equals_the_sliced_stream(fashion: Dataset, start: int) -> None:
     # 30 images in batches of 7: four steps an epoch, two images dropped

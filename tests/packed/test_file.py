@@ -306,6 +306,7 @@ def test_nothing_is_pickled(packed, monkeypatch):
 # Sizes ----------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", ["float32", "float16"])
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_ledger_predicts_the_bytes_on_disk(name, width, tmp_path):
@@ -619,6 +620,7 @@ HOSTILE_MODELS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_MODELS)
 def test_a_hostile_model_is_refused(name, packed):
     def change(header):
@@ -661,6 +663,7 @@ HOSTILE_HEADERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_HEADERS)
 def test_a_hostile_header_is_refused(name, packed):
     refusal(forged(packed, HOSTILE_HEADERS[name]))
@@ -701,6 +704,7 @@ HOSTILE_INDEXES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE_INDEXES)
 def test_a_hostile_index_is_refused(name, packed):
     refusal(forged(packed, index=HOSTILE_INDEXES[name]))

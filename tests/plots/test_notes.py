@@ -103,6 +103,7 @@ def words(figure: Figure) -> str:
     return " ".join(figure.get_supxlabel().split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("draw", "site"),
     [*((draw, WEIGHT) for draw in OF_WEIGHTS.values()),

@@ -122,6 +122,7 @@ def test_a_lock_just_taken_elsewhere_counts_whatever_an_old_status_says(tmp_path
             set_status(path, heartbeat=time.time() - 10_000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ["", '{"host": "', "{}"])
 @pytest.mark.parametrize("state", ["running", "interrupted", "none"])
 def test_a_half_lock_of_an_earlier_release_blocks_nobody(

@@ -595,6 +595,7 @@ def test_an_existing_run_is_not_written_over(parts_run: Path) -> None:
 # Hostile folders ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["link", "pipe", "folder"])
 @pytest.mark.parametrize("place", ["scalars/part-000009.parquet", "result.json", "status.json"])
 def test_what_is_no_regular_file_is_skipped_with_a_reason(
