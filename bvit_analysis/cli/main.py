@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from bvit_analysis.cli import config, costs, export, notebooks, packing, reports, training
+from bvit_analysis.cli import config, costs, export, notebooks, packing, probe, reports, training
 from bvit_analysis.errors import BvitError
 
 _PAPER = (
@@ -38,6 +38,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="bvit", description=_PAPER)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for group in (training, config, notebooks, reports, export, costs, packing):
+    for group in (training, config, notebooks, reports, export, probe, costs, packing):
         group.add_commands(commands)
     return parser

@@ -36,6 +36,7 @@ from bvit_analysis.records.format import (
 from bvit_analysis.records.info import believable, read_info, shown
 from bvit_analysis.records.lock import SILENT_AFTER_S
 from bvit_analysis.records.measure import Measure, stranger
+from bvit_analysis.records.probes import PROBES, SIGNS_FILE, SignProbe, read_sign_probe
 from bvit_analysis.records.rows import RowReader
 from bvit_analysis.records.unpacked import Unpacked
 
@@ -273,6 +274,15 @@ class Run:
             return None
         except DamagedFile as error:
             self._warn(path, error)
+            return None
+
+    @cached_property
+    def sign_probe(self) -> SignProbe | None:
+        """What the run's model lost where signs were turned, or None if nobody measured it (`bvit probe`)."""
+        try:
+            return read_sign_probe(self.path, self.run_id)
+        except DamagedFile as error:
+            self._warn(self.path / PROBES / SIGNS_FILE, error)
             return None
 
     @cached_property

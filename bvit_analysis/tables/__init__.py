@@ -68,6 +68,9 @@ from bvit_analysis.tables.packed import packed_benchmark as packed_benchmark
 from bvit_analysis.tables.packed import packed_finding as packed_finding
 from bvit_analysis.tables.packed import packed_savings as packed_savings
 from bvit_analysis.tables.packed import shipped_benchmark as shipped_benchmark
+from bvit_analysis.tables.probes import probe_finding as probe_finding
+from bvit_analysis.tables.probes import probe_frame as probe_frame
+from bvit_analysis.tables.probes import probe_table as probe_table
 from bvit_analysis.tables.selection import Runs as Runs
 from bvit_analysis.tables.selection import as_runs as as_runs
 from bvit_analysis.tables.selection import binary_runs as binary_runs
