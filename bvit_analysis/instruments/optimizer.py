@@ -197,7 +197,7 @@ class StepHooks:
     def attach(self) -> None:
         """Put the hooks into the optimizer."""
         self._groups = [group for group, _ in _owning(self.optimizer, self._sites)]
-        self._kept = self._state()
+        self._last = self._began = self._state(())
         self._handles = [
             self.optimizer.register_step_pre_hook(self._before),
             self.optimizer.register_step_post_hook(self._after),
@@ -209,19 +209,21 @@ class StepHooks:
             self._handles.pop().remove()
 
     def changed(self) -> bool:
-        """Return whether a setting other than the rate is not what it was when this was asked last."""
-        before, self._kept = self._kept, self._state()
-        return before != self._kept
+        """Return whether a setting other than the rate was another in the last step than in the first."""
+        return self._last != self._began
 
-    def _state(self) -> list[Any]:
+    def _state(self, before: tuple[float, ...]) -> tuple[list[dict[str, Any]], tuple[float, ...]]:
+        """Return the settings of the groups, and the rate of each / that of the first; at rate 0 those before."""
         rates = [_rate(group) for group in self._groups]
-        first = rates[0] if rates and rates[0] else 1.0
-        factors = [round(rate / first, 6) for rate in rates] if first and any(rates) else []
-        return [[_settings(group) for group in self._groups], factors]
+        factors = tuple(round(rate / rates[0], 6) for rate in rates) if any(rates[:1]) else before
+        return [_settings(group) for group in self._groups], factors
 
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         # The first argument is the optimizer itself in some versions of torch.
         self.rate = _rate(self._groups[0]) if self._groups else None
+        self._last = self._state(self._last[1])
+        if not self._began[1]:
+            self._began = (self._began[0], self._last[1])
         own = tuple(args)
         lead = own[:1] if own and own[0] is optimizer else ()
         rest = own[len(lead) :]

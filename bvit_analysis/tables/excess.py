@@ -120,6 +120,7 @@ def _of_recipe(
 ) -> list[dict[str, Any]]:
     lines: list[tuple[dict[str, float], dict[str, float]]] = []
     notes: dict[str, None] = {}
+    reasons: dict[str, int] = {}
     used = null
     for one in NULLS if null is None else (null,):
         lines, used = [], one
@@ -129,7 +130,7 @@ def _of_recipe(
                 line = chance_of(run, null=one, term=term, keep=keep)
             except NoChanceError as error:
                 missing += 1
-                notes.setdefault(f"{run.run_id}: {error}" if len(runs) > 1 else str(error))
+                reasons[str(error)] = reasons.get(str(error), 0) + 1
                 continue
             seen = observed_of(run)
             seen = seen[seen["site"].isin(line.figures["site"])]
@@ -137,6 +138,8 @@ def _of_recipe(
             notes |= dict.fromkeys(line.notes)
         if not missing:
             break  # all its runs allow this null; where some do not, the recipe has the next
+    said = [f"{n} of {len(runs)} runs: {why}" for why, n in reasons.items()]
+    note = "; ".join([*said, *notes])
     rows = []
     for name in measures:
         pairs = [(one[name], other[name]) for one, other in lines]
@@ -155,7 +158,7 @@ def _of_recipe(
             float(np.mean(excess)) if excess else math.nan,
             low,
             high,
-            "; ".join(notes),
+            note,
         )
         rows.append(dict(zip(_TABLE, row, strict=True)))
     return rows
