@@ -62,7 +62,7 @@ def make(kind: str, folder: Path, seed: int) -> Path:
     draw = torch.Generator().manual_seed(seed)
     layer = Signs(SIDE)
     with torch.no_grad():
-        layer.weight.copy_(0.02 * torch.randn(layer.weight.shape, generator=draw))
+        layer.weight.copy_(0.01 * torch.randn(layer.weight.shape, generator=draw))
     size = torch.rand(layer.weight.shape, generator=draw).add_(0.25)
     model = nn.Sequential(layer)
     optimizer = torch.optim.AdamW([layer.weight], lr=RATE, weight_decay=0.0)
