@@ -30,7 +30,7 @@ class Passes(Listener):
 
     Args:
         model: The model; each of its forward passes is one pass.
-        latents: Weights that the optimizer moves; a few of them tell whether gradients were thrown away and whether the
+        latents: Parameters that the optimizer moves; a few of them tell whether gradients were thrown away and whether the
             weights are where they were.
     """
 
@@ -104,7 +104,7 @@ class Passes(Listener):
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._task = task
-            if self._used and self._cleared():
+            if self._used and self._cleared(self._latents[:1] if number is None else self._latents):
                 if not torch.equal(self._weights(), self._begin_weights):
                     self._probing = True
                 else:
@@ -124,9 +124,12 @@ class Passes(Listener):
         self._passes += 1
         self._seen = set()
 
-    def _cleared(self) -> bool:
-        gradient = self._latents[0].grad if self._latents else None
-        return gradient is None or not bool(gradient.any())
+    def _cleared(self, latents: Sequence[nn.Parameter]) -> bool:
+        """Return whether gradients were thrown away, by those that this backward pass has not reached yet."""
+        if not latents:
+            return False  # nothing tells
+        gradients = [p.grad for p in latents if p.grad is not None]
+        return not any(bool(gradient.any()) for gradient in gradients)
 
     @torch.no_grad()
     def _weights(self) -> Tensor:
@@ -157,7 +160,9 @@ class _Mark:
 def passes_of(watched: Watched) -> Passes:
     """Return what tells the passes of a watch's sampled steps apart, one for all its instruments."""
     latents = [site.latent for site in watched.weights.values() if site.latent is not None]
-    return watched.share(Passes, lambda: Passes(watched.model, latents))
+    # Where activations alone are watched, the model's first parameters tell.
+    probed = latents or list(watched.model.parameters())
+    return watched.share(Passes, lambda: Passes(watched.model, probed))
 
 
 def _in_backward() -> bool:

@@ -14,8 +14,10 @@ from bvit_analysis.records.info import shown
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
 from bvit_analysis.tables.frames import flat
+from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.metrics import FLOAT, Metric, metric, metrics_of, ordered
 from bvit_analysis.tables.selection import Runs, binary_runs, preset_parts, recipe_of
+from bvit_analysis.tables.verification import unverified_sentence
 
 
 def ablation_table(
@@ -211,8 +213,9 @@ def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline")
     known = metric(name, given)
     table = ablation_table(given, name, baseline=baseline)
     rows = table[(table["n"] > 0) & table["mean"].notna()]
+    levels = levels_sentence(given, measure=known.measure.name)
     if rows.empty:
-        return f"{known.label}: not recorded in a finished run here."
+        return f"{known.label}: not recorded in a finished run here. {levels}".rstrip()
     lines = [f"{known.label}, mean over seeds:"]
     for row in rows.to_dict("records"):
         text = f"  {row['recipe']}: {row['mean']:{known.form}} (n={row['n']})"
@@ -222,7 +225,8 @@ def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline")
             ends = f"{row['difference_low']:+{known.form}}, {row['difference_high']:+{known.form}}"
             text += f" [{ends}]"
         lines.append(text + (f"; {row['verdict']}" if row["verdict"] else ""))
-    return "\n".join(lines)
+    about = unverified_sentence(given, kind=known.measure.kind)
+    return "\n".join([*lines, *filter(None, (levels, about))])
 
 
 def verdict_table(

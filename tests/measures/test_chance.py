@@ -9,6 +9,7 @@ from bvit_analysis.instruments.base import Rows
 from bvit_analysis.instruments.bimodality import BimodalityInstrument
 from bvit_analysis.instruments.flips import FlipInstrument
 from bvit_analysis.measures import chance
+from bvit_analysis.measures.pulls import Pull
 from bvit_analysis.measures.updates import make_update
 from bvit_analysis.records.columns import FLIP_BACK_STEPS, NEAR_ZERO
 from bvit_analysis.sites import Site
@@ -109,3 +110,28 @@ def test_few_rows_are_drawn_again_until_they_are_enough() -> None:
     assert drawn.size >= chance.LEAST_WEIGHTS > drawn.size - 50
     assert {tuple(row) for row in drawn} == {tuple(row) for row in rows}
     assert chance.enough_rows(np.ones((2, 5000)), random).shape == (2, 5000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("strength", "flips", "coefficient", "mass"),
+    [(0, 0.69, 0.337, 0.062), (0.1, 0.50, 0.408, 0.037), (0.3, 0.32, 0.509, 0.021)],
+)
+def test_what_the_resilient_term_does_to_noise(
+    strength: float, flips: float, coefficient: float, mass: float
+) -> None:
+    """The figures of docs/science.md, which torch gave: AdamW, cosine from 2e-3, 600 steps, white noise."""
+    rates = 2e-3 * (1 + np.cos(np.arange(600) / 600 * np.pi)) / 2
+    shape = (64, 256)
+    random = np.random.default_rng(0)
+    found = chance.simulate(
+        random.normal(0, 0.05, shape),
+        rates,
+        make_update("AdamW", {"weight_decay": 0.0}),
+        chance.WhiteGradients(shape, random),
+        **KNOBS | {"flip_steps": [600], "distribution_steps": [600], "late_after": 540},
+        pull=Pull("resilient", strength) if strength else None,
+    ).rows
+    assert found["oscillating_flips"][-1] == pytest.approx(flips, abs=0.03)
+    assert found["bimodality_coefficient"][-1] == pytest.approx(coefficient, abs=0.02)
+    assert found["mass_near_zero_010"][-1] == pytest.approx(mass, abs=0.004)
