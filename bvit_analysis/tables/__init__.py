@@ -39,6 +39,7 @@ from bvit_analysis.tables.costs import operations_by_part as operations_by_part
 from bvit_analysis.tables.costs import size_by_part as size_by_part
 from bvit_analysis.tables.evidence import run_table as run_table
 from bvit_analysis.tables.excess import excess_by_site as excess_by_site
+from bvit_analysis.tables.excess import excess_finding as excess_finding
 from bvit_analysis.tables.excess import excess_table as excess_table
 from bvit_analysis.tables.flip_figures import EXCESS_MEASURES as EXCESS_MEASURES
 from bvit_analysis.tables.flip_figures import observed_of as observed_of

@@ -161,7 +161,7 @@ def began_with(run: Run, site: str) -> Began:
     Raises:
         NoChanceError: If neither is recorded, or the sign is not taken of the latent weight.
     """
-    random = random_of(site, 1)
+    random = random_of(run, site, 1)
     start = run.start(site)
     if start is not None:
         if start.argument == "other":
@@ -216,7 +216,7 @@ def gradients_of(
     steps = len(moved.rates)
     series = followed_gradients(run, site, steps) * moved.clip[:, None]
     size = np.sqrt((series**2).mean(axis=1)) if series.shape[1] else np.zeros(0)
-    random = random_of(site, 2)
+    random = random_of(run, site, 2)
     if null == "re-dealt":
         if series.shape[1] < LEAST_SERIES:
             raise NoChanceError(
@@ -262,6 +262,8 @@ def late_after(run: Run, steps: int) -> int:
     return late_start(total) if known and isinstance(total, int) else steps
 
 
-def random_of(site: str, purpose: int) -> np.random.Generator:
-    """Return a generator that is the same at each look."""
-    return np.random.default_rng([0, zlib.crc32(site.encode()), purpose])
+def random_of(run: Run, site: str, purpose: int) -> np.random.Generator:
+    """Return a generator that is the same at each look, and another for each run, so that an interval over runs holds."""
+    return np.random.default_rng(
+        [zlib.crc32(run.run_id.encode()), zlib.crc32(site.encode()), purpose]
+    )

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from bvit_analysis.errors import ConfigError, unknown_name
-from bvit_analysis.records import Run
+from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.tables.chance import t_interval
 from bvit_analysis.tables.chance_inputs import NoChanceError, pull_of
 from bvit_analysis.tables.chance_line import NULLS, chance_of
-from bvit_analysis.tables.flip_figures import EXCESS_MEASURES, observed_of, over_sites
+from bvit_analysis.tables.flip_figures import EXCESS_MEASURES, TAIL, observed_of, over_sites
 from bvit_analysis.tables.metrics import ordered
 from bvit_analysis.tables.selection import Runs, binary_runs, recipe_of
 
@@ -140,25 +140,72 @@ def _of_recipe(
             break  # all its runs allow this null; where some do not, the recipe has the next
     said = [f"{n} of {len(runs)} runs: {why}" for why, n in reasons.items()]
     note = "; ".join([*said, *notes])
+    seen_alone = [] if lines else [over_sites(observed_of(run)) for run in runs]
     rows = []
     for name in measures:
         pairs = [(one[name], other[name]) for one, other in lines]
-        excess = [a - b for a, b in pairs if math.isfinite(a - b)]
+        pairs = [(a, b) for a, b in pairs if math.isfinite(a - b)]
+        excess = [a - b for a, b in pairs]
         low, high = t_interval(excess, level=level)
-        if not pairs:
-            pairs = [(over_sites(observed_of(run))[name], math.nan) for run in runs]
+        observed = [a for a, _ in pairs] or [one[name] for one in seen_alone]
         row = (
             recipe,
             name,
             used if lines else None,
             term,
-            len(lines),
-            float(np.mean([a for a, _ in pairs])),
-            float(np.mean([b for _, b in pairs])),
-            float(np.mean(excess)) if excess else math.nan,
+            len(pairs),
+            _mean(observed),
+            _mean([b for _, b in pairs]),
+            _mean(excess),
             low,
             high,
             note,
         )
         rows.append(dict(zip(_TABLE, row, strict=True)))
     return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
+
+
+def excess_finding(table: pd.DataFrame, measure: str) -> str:
+    """Say what was observed of a measure, what is chance and what is excess, recipe by recipe, as lines of plain text.
+
+    Args:
+        table: From excess_table().
+        measure: One of its measures.
+
+    Raises:
+        ConfigError: If the table lacks the measure.
+    """
+    known = list(dict.fromkeys(table["measure"]))
+    if len(table) and measure not in known:
+        raise ConfigError(unknown_name("measure of the table", measure, known))
+    rows = table[table["measure"] == measure]
+    words = _WORDS.get(measure) or MEASURES[measure].words
+    if rows.empty:
+        return f"{words}: no binary runs here."
+    lines = [f"{words}, mean over runs:"]
+    for row in rows.to_dict("records"):
+        who = f"  {row['recipe']}"
+        if not row["runs"]:
+            lines.append(f"{who}: observed {row['observed']:.3g}; {row['note']}")
+            continue
+        kind = "white noise" if row["null"] == "white" else "re-dealt gradients"
+        kind += " under the gradient term" if row["term"] else ""
+        text = f"{who}: observed {row['observed']:.3g}, chance {row['chance']:.3g} ({kind})"
+        text += f", excess {row['excess']:+.2g}"
+        if math.isfinite(row["low"]):
+            beyond = "" if row["low"] * row["high"] > 0 else ", which holds 0"
+            text += f" [{row['low']:+.2g}, {row['high']:+.2g}]{beyond}"
+        lines.append(f"{text} ({row['runs']} run{'s' if row['runs'] > 1 else ''})")
+    if (rows["runs"] < 3).any():
+        lines.append("  an interval over runs needs three of a recipe")
+    return "\n".join(lines)
+
+
+_WORDS = {
+    "tail_share": f"weights that flip {TAIL} times or more",
+    "late_flip_rate": "late flip rate",
+}

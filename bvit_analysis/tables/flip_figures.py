@@ -31,7 +31,7 @@ _LAST = (
 )
 _BACK = tuple(f"flip_back_{k}" for k in FLIP_BACK_STEPS)
 EXCESS_MEASURES = (*_LAST, *_BACK, "tail_share", "late_flip_rate")
-"What is compared with chance; tail_share is P(a weight flips 12 times or more), late_flip_rate per weight and step."
+"What is compared with chance, of the whole run; tail_share is P(12 flips or more), late_flip_rate per weight and step."
 
 
 def observed_of(run: Run) -> pd.DataFrame:

@@ -205,5 +205,7 @@ def test_a_run_of_an_older_release_has_white_chance() -> None:
     assert together.loc["oscillating_flips", "chance"] == pytest.approx(0.96, abs=0.03)
     assert together.loc["flip_flop_ratio", "chance"] == pytest.approx(4.82, abs=0.1)
     assert together.loc["flip_back_10", "chance"] == pytest.approx(0.17, abs=0.01)
-    assert together.loc["late_flip_rate", "chance"] == pytest.approx(3.7e-5, rel=0.1)
+    assert together.loc["late_flip_rate", "chance"] == pytest.approx(
+        3.7e-5, rel=0.3
+    )  # some 150 flips
     assert together.loc["oscillating_flips", "observed"] == pytest.approx(1.05, abs=0.01)

@@ -14,6 +14,7 @@ from bvit_analysis.records import Run, load_run
 from bvit_analysis.tables import (
     chance_of,
     excess_by_site,
+    excess_finding,
     excess_table,
     load_runs,
     observed_of,
@@ -108,3 +109,30 @@ def test_wrong_names_are_refused_with_the_nearest(folder: Path) -> None:
         excess_table(runs, null="redealt")
     with pytest.raises(ConfigError, match="white"):
         chance_of(runs[0], null="whit")
+
+
+def test_a_finding_says_what_the_table_holds(folder: Path) -> None:
+    table = excess_table(load_runs(folder), measures=["oscillating_flips", "tail_share"])
+    row = table.iloc[0]
+    text = excess_finding(table, "oscillating_flips")
+    assert (
+        f"observed {row['observed']:.3g}, chance {row['chance']:.3g} (re-dealt gradients)" in text
+    )
+    assert f"excess {row['excess']:+.2g} [{row['low']:+.2g}, {row['high']:+.2g}]" in text
+    assert ("which holds 0" in text) == (row["low"] < 0 < row["high"])
+    assert text.endswith("(3 runs)")
+    assert "12 times or more" in excess_finding(table, "tail_share")
+    one = excess_table(load_runs(folder)[0], measures=["oscillating_flips"])
+    assert "an interval over runs needs three" in excess_finding(one, "oscillating_flips")
+    with pytest.raises(ConfigError, match="tail_share"):
+        excess_finding(table, "tail_shares")
+
+
+def test_a_finding_without_chance_says_why(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder / "noise-seed0", tmp_path / "noise-seed0"))
+    record = json.loads((copy / "run.json").read_text())
+    record["optimizer"] = {"name": "unknown"}
+    (copy / "run.json").write_text(json.dumps(record))
+    text = excess_finding(excess_table(load_run(copy), measures=["flip_back_10"]), "flip_back_10")
+    assert "no chance line: the optimizer is not recorded" in text
+    assert "excess" not in text
