@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.environment import describe_environment
 from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
+from bvit_analysis.files import plain
 from bvit_analysis.instruments import Instrument, Rows, Watched
 from bvit_analysis.instruments.compiled import forget_compiled
 from bvit_analysis.instruments.identity import Identities, check_alone
@@ -103,12 +104,12 @@ class Watch:
         self._inspection = Inspection(watched, self._panel)
         self._hooks: StepHooks | None = None
         if optimizer is not None:
-            latents = [site.latent for site in self.sites if site.latent is not None]
-            self._hooks = StepHooks(optimizer, latents, self._gather)
+            self._hooks = StepHooks(optimizer, self.sites, self._gather)
         if writer is not None:
             self._panel.check_declared(writer.measures)
         self._handles: list[RemovableHandle] = []
         self._inside = self._loaded = self._resumes = False
+        self._changed_at: int | None = None
         self._scalars: list[dict[str, float]] = []
         self._pending: list[Rows] = []
         self._flushed_at = time.monotonic()
@@ -158,6 +159,7 @@ class Watch:
             self._attach()
             if self._writer is None:
                 self._writer = self._make_writer()
+            self._note_followed(self._writer)
         except BaseException:
             self._detach()
             raise
@@ -214,7 +216,12 @@ class Watch:
             self.skipped_steps += 1
             self._panel.skip()
             return
+        if self._hooks is not None and "lr" not in numbers and self._hooks.rate is not None:
+            numbers["lr"] = self._hooks.rate
         self._pending.append(self._panel.step())
+        if self._hooks is not None and self._changed_at is None and self._hooks.changed():
+            self._changed_at = self.steps
+            self._note_optimizer(self._writer)
         if self._inspection.step():
             self._note_sites()
         self._panel.listen()
@@ -316,6 +323,30 @@ class Watch:
         if self._trajectories is not None:
             self._trajectories.gather_gradients(scale)
 
+    def _note_followed(self, writer: RunWriter) -> None:
+        """Say in run.json which weights are followed, and by what they are moved."""
+        if self._trajectories is not None:
+            known = self._hooks is not None
+            gradient = "of the update" if known else "of the backward pass"
+            writer.note(followed={**self._trajectories.describe(), "gradient": gradient})
+        if self._hooks is not None or self._owns_writer:
+            self._note_optimizer(writer)
+
+    def _note_optimizer(self, writer: RunWriter | None) -> None:
+        """Record the optimizer as it began, and the first step at which it was another."""
+        if writer is None:
+            return
+        found = {"name": "unknown"} if self._hooks is None else self._hooks.describe()
+        began = writer.noted("optimizer")
+        if not isinstance(began, dict):
+            writer.note(optimizer=found)
+            return
+        changed = self._changed_at
+        if changed is None and {**began, "changed_at": None} != plain(found):
+            changed = self.steps
+        if changed is not None and began.get("changed_at") is None:
+            writer.note(optimizer={**began, "changed_at": changed})
+
     def _note_sites(self) -> None:
         if self._writer is not None:
             self._writer.note_sites(self._inspection.describe())
@@ -346,6 +377,9 @@ class Watch:
         for rows in pending:
             for kind, columns in rows.tables().items():
                 writer.append(kind, columns)
+        if self._trajectories is not None:
+            for site, start in self._trajectories.drain_starts().items():
+                writer.write_start(site, start)
         trajectories = {} if self._trajectories is None else self._trajectories.drain()
         if trajectories:
             writer.append("trajectories", trajectories)

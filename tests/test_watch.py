@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import math
 
 import numpy as np
@@ -411,13 +412,14 @@ def test_tied_weights_count_once(tmp_path) -> None:
 @pytest.mark.slow
 def test_a_resumed_watch_equals_an_uninterrupted_one(tmp_path) -> None:
     steps, total = range(12), 12
+    often = dataclasses.replace(OFTEN, trajectory_weights=16)  # the restless join at 3, 6 and 9
 
     def finish(path, stop_at: int | None) -> None:
         model = binary_vit()
         optimizer = optimizer_of(model)
         info = {"sites": describe_sites(find_sites(model))}
         writer = RunWriter(path, info=info)
-        watch = Watch(model, path, config=OFTEN, writer=writer, total_steps=total)
+        watch = Watch(model, path, config=often, writer=writer, total_steps=total)
         watch.__enter__()
         for t in steps:
             torch.manual_seed(t)
@@ -435,7 +437,7 @@ def test_a_resumed_watch_equals_an_uninterrupted_one(tmp_path) -> None:
                 model.load_state_dict(saved[0])
                 optimizer.load_state_dict(saved[1])
                 writer = RunWriter(path, info=info, resume_step=stop_at)
-                watch = Watch(model, path, config=OFTEN, writer=writer, total_steps=total)
+                watch = Watch(model, path, config=often, writer=writer, total_steps=total)
                 watch.load_state_dict(state)
                 watch.__enter__()
         watch.close()
@@ -454,6 +456,9 @@ def test_a_resumed_watch_equals_an_uninterrupted_one(tmp_path) -> None:
         assert [r.tolist() for r in rows[0]["counts"]] == [r.tolist() for r in rows[1]["counts"]]
         for site in ("blocks.0.attn.qkv", "blocks.0.mlp.fc2"):
             np.testing.assert_equal(whole.counts(site), resumed.counts(site))
+            assert (whole.start(site).latent == resumed.start(site).latent).all()
+        assert set(whole.trajectories["since"]) == {0, 3, 6, 9}
+        assert whole.info["followed"] == resumed.info["followed"]
 
 
 def test_state_of_another_model_is_refused(tmp_path) -> None:

@@ -207,8 +207,10 @@ class WatchConfig:
     "Steps between rows of activation and attention information."
     verification_every: int = 500
     "Steps between looks at a forward pass to see whether the tracked signs are those it uses; the first pass always is."
-    trajectory_weights: int = 8
-    "Weights a site whose exact trajectory is recorded, a fixed random sample."
+    trajectory_weights: int = 64
+    "Weights a site whose trajectory is recorded: a fixed random sample, then an eighth as many at each quarter of the training, those that flipped most so far."
+    trajectory_bytes: int = 256 * 2**20
+    "Bytes that trajectories may take in the record; a long training of a large model follows fewer weights, at least 8 a site."
     trajectory_every: int = 1
     "Steps between trajectory rows."
     frequency_threshold: float = 0.02
@@ -228,6 +230,7 @@ class WatchConfig:
         ):
             _check_at_least(self, name, 1)
         _check_at_least(self, "trajectory_weights", 0)
+        _check_at_least(self, "trajectory_bytes", 0)
         _check_at_least(self, "attention_images", 0)
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.instruments.base import Watched
 from bvit_analysis.layers.linear import BinaryLinear
+from bvit_analysis.measures.flip_figures import late_start
 from bvit_analysis.records.columns import FLIP_BACK_STEPS
 from bvit_analysis.sites import EffectiveSign, Site
 
@@ -114,11 +115,6 @@ class ByteCounter:
             self.high.add(merged, total)
             merged, total = merged[:0], total[:0]
         self.index, self.units = merged.clone(), total.clone()
-
-
-def late_start(total_steps: int) -> int:
-    """Return the step after which the last tenth of a training begins; it has at least one step."""
-    return total_steps - max(1, total_steps // 10)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import final
 
 import numpy as np
@@ -13,13 +12,13 @@ from torch import Tensor
 from bvit_analysis.config import WatchConfig
 from bvit_analysis.errors import CheckpointError
 from bvit_analysis.instruments.base import Instrument, Rows, Watched
-from bvit_analysis.instruments.counters import BUCKETS, SignTracker, late_start, tracker_of
-from bvit_analysis.measures import flip_flop_ratio, near_threshold_share, share
+from bvit_analysis.instruments.counters import BUCKETS, SignTracker, tracker_of
+from bvit_analysis.measures import near_threshold_share
+from bvit_analysis.measures.flip_figures import late_start, total_figures, window_figures
 from bvit_analysis.records.columns import FLIP_BACK_STEPS, catalogued
 from bvit_analysis.sites import Site
 
 _SAMPLE = 256
-_TOP = 0.01
 
 
 @final
@@ -176,28 +175,17 @@ class FlipInstrument(Instrument):
 
     def _window_figures(self, position: int, flips: np.ndarray) -> dict[str, float]:
         start, stop = self.tracker.spans[position]
-        steps = self.steps - self._row_step
-        total = int(flips.sum())
-        figures = {"flip_rate": share(total, (stop - start) * steps)}
-        for column, k in enumerate(FLIP_BACK_STEPS):
-            known = self._row_step >= k
-            back = int(flips[: column + 1].sum())
-            figures[f"flip_back_{k}"] = share(back, total) if known else math.nan
-        return figures
+        return window_figures(
+            flips, stop - start, before=self._row_step, step=self.steps, back=FLIP_BACK_STEPS
+        )
 
     def _total_figures(self, position: int) -> dict[str, float]:
-        weights = self.tracker.count_histogram(position).cpu().numpy()
-        flips = np.arange(len(weights))
-        size, gross = int(weights.sum()), int((weights * flips).sum())
-        net = self.tracker.net(position)
-        return {
-            "gross_flips": share(gross, size),
-            "net_flips": share(net, size),
-            "oscillating_flips": share(gross - net, size),
-            "flip_flop_ratio": flip_flop_ratio(gross, net),
-            "frequent_share": share(int(weights[flips > self.threshold * self.steps].sum()), size),
-            "concentration": share(_top_flips(weights, math.ceil(_TOP * size - 1e-9)), gross),
-        }
+        return total_figures(
+            self.tracker.count_histogram(position).cpu().numpy(),
+            self.tracker.net(position),
+            steps=self.steps,
+            threshold=self.threshold,
+        )
 
     def _near_threshold(self, position: int, now: list[Tensor]) -> float:
         if not self._before:
@@ -216,11 +204,3 @@ class FlipInstrument(Instrument):
 def _spread(size: int) -> Tensor:
     number = min(size, _SAMPLE)
     return torch.arange(number) * size // max(1, number)
-
-
-def _top_flips(weights: Sequence[int] | np.ndarray, top: int) -> int:
-    """Return the flips of the `top` weights that flipped most, from how many weights flipped 0, 1, 2, ... times."""
-    counts = np.asarray(weights)[::-1]
-    before = np.concatenate([[0], counts.cumsum()[:-1]])
-    taken = np.clip(top - before, 0, counts)
-    return int((taken * np.arange(len(counts))[::-1]).sum())

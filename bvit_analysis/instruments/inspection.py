@@ -82,6 +82,8 @@ class Inspection:
         """Take up that a forward pass has shown the used weight of a site."""
         site, levels = self._watched.sites[site_id], self._verifier.verdicts[site_id].levels or 0
         self._panel.flips.take_again(site_id)
+        if self._panel.trajectories is not None:
+            self._panel.trajectories.take_again(site_id)
         if levels > MOST_LEVELS:
             self._watched.multilevel.add(site_id)
             self._warn(

@@ -233,6 +233,9 @@ class Panel:
         state = {f"flips.{name}": value for name, value in self.flips.state_dict().items()}
         if self.levels is not None:
             state |= {f"levels.{name}": value for name, value in self.levels.state_dict().items()}
+        if self.trajectories is not None:
+            kept = self.trajectories.state_dict()
+            state |= {f"trajectories.{name}": value for name, value in kept.items()}
         foreign = self._foreign()
         for key, instrument in foreign.items():
             state |= {f"own.{key}.{name}": v for name, v in _state_of(instrument).items()}
@@ -261,7 +264,7 @@ class Panel:
         for key, instrument in foreign.items():
             instrument.load_state_dict(_under(f"own.{key}.", state))
         if self.trajectories is not None:
-            self.trajectories.forget()
+            self.trajectories.load_state_dict(_under("trajectories.", state))
 
     def _foreign(self) -> dict[str, Instrument]:
         """Return the instruments that are not ours, by a name that is the same when a run goes on."""

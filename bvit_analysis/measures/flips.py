@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bvit_analysis.errors import ConfigError
-from bvit_analysis.measures.shares import Array, as_numpy, check_same_shape, mean_of, share
+from bvit_analysis.measures.shares import Array, as_numpy, share
+from bvit_analysis.measures.tensors import check_same_shape, mean_of
 
 
 def flip_rate(previous_sign: Tensor, sign: Tensor) -> float:
@@ -78,21 +79,6 @@ def oscillating_flips(signs: Array) -> NDArray[np.int64]:
         Counts, (...), 0..T.
     """
     return gross_flips(signs) - net_flips(signs)
-
-
-def flip_flop_ratio(gross: Array | float, net: Array | float) -> float:
-    """Return the gross flips for each net one: sum G / max(1, sum N).
-
-    It grows with T: compare equal T only. Null: about T for white noise, 137 for AR(1) with theta 0.99 at T = 1500.
-
-    Args:
-        gross: Gross flips of each weight, or their sum.
-        net: Net flips of each weight, or their sum.
-
-    Returns:
-        Ratio, at least 1 where any net flip is left; 0 where nothing flipped.
-    """
-    return float(as_numpy(gross).sum()) / max(1.0, float(as_numpy(net).sum()))
 
 
 def flip_back_probability(signs: Array, k: int) -> float:

@@ -13,7 +13,8 @@ import math
 import torch
 from torch import Tensor
 
-from bvit_analysis.measures.shares import ROUNDING, check_same_shape, mean_of, share
+from bvit_analysis.measures.shares import ROUNDING, share
+from bvit_analysis.measures.tensors import check_same_shape, mean_of
 
 
 def binary_entropy_bits(p: Tensor | float) -> Tensor:

@@ -1,17 +1,21 @@
-"""Shares and means that say NaN where there is nothing to take a share of."""
+"""Shares that say NaN where there is nothing to take a share of; torch is not needed for them."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
-from bvit_analysis.errors import ConfigError
 
-Array = Tensor | NDArray[Any]
+class _Tensor(Protocol):
+    """What of a torch tensor is used here, so that who looks at runs needs no torch."""
+
+    def detach(self) -> Any: ...
+
+
+Array = _Tensor | NDArray[Any]
 
 ROUNDING = 1e-12
 "Below this share of its own scale a deviation is rounding of float64 sums, not variation."
@@ -34,23 +38,8 @@ def share(part: float, whole: float) -> float:
     return float(part) / float(whole) if whole else math.nan
 
 
-def mean_of(values: Tensor, *sources: Tensor) -> float:
-    """Return the mean of values, NaN where there are none or a tensor they were made from has a NaN."""
-    # torch's mean of nothing is NaN, without a warning
-    hidden = any(bool(source.isnan().any()) for source in sources)
-    return math.nan if hidden else float(values.mean())
-
-
 def as_numpy(values: Array | float) -> NDArray[Any]:
     """Return a numpy array of a tensor, an array or a number."""
-    if isinstance(values, Tensor):
-        return values.detach().cpu().numpy()
+    if hasattr(values, "detach"):
+        return np.asarray(values.detach().cpu().numpy())
     return np.asarray(values)
-
-
-def check_same_shape(name: str, a: Tensor, b: Tensor) -> None:
-    """Raise ConfigError unless both tensors have one shape."""
-    if a.shape != b.shape:
-        raise ConfigError(
-            f"{name} expects two tensors of one shape, got {tuple(a.shape)} and {tuple(b.shape)}"
-        )

@@ -26,8 +26,8 @@ from bvit_analysis.plots.series import (
 )
 from bvit_analysis.records import FLIP_BACK_STEPS, MEASURES, Run
 from bvit_analysis.records.columns import FLIP_MEASURES
-from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
+from bvit_analysis.tables import textbook_laws
 from bvit_analysis.tables.seeds import counted, without_diverged
 
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
@@ -271,15 +271,15 @@ def plot_flip_distribution(
     first = tables.ordered(gross)[0]
     mean = float(gross[first].mean())
     if null in ("both", "poisson"):
-        law = np.add.reduceat(chance.poisson_shares(mean, int(edges[-1]) - 1), edges[:-1])
-        label = f"Poisson with the mean of {style.clip(first, 20)}"
+        law = np.add.reduceat(textbook_laws.poisson_shares(mean, int(edges[-1]) - 1), edges[:-1])
+        label = f"textbook Poisson, mean of {style.clip(first, 20)}"
         ax.plot(centres, law, color=style.NULL_COLOUR, linestyle="--", linewidth=1.2, label=label)
     if null in ("both", "ar1") and length[first]:
         many = min(20_000, 20_000_000 // length[first] + 500)
-        walk = chance.ar1_flip_counts(mean / length[first], length[first], weights=many)
+        walk = textbook_laws.ar1_flip_counts(mean / length[first], length[first], weights=many)
         law = np.histogram(walk, edges)[0] / walk.size
         law[law == 0] = np.nan  # beyond what the simulation resolves
-        label = f"AR(1) with the mean of {style.clip(first, 20)}"
+        label = f"textbook AR(1), mean of {style.clip(first, 20)}"
         ax.plot(centres, law, color=style.NULL_COLOUR, linestyle=":", linewidth=1.6, label=label)
     smallest = min(1 / values.size for values in gross.values())
     ax.set_yscale("log")
@@ -382,9 +382,11 @@ def flip_back_table(frame: pd.DataFrame) -> pd.DataFrame:
 def _draw_flip_back_nulls(ax: Axes, curves: pd.DataFrame) -> None:
     first = tables.ordered(curves["recipe"])[0]
     rate = float(curves.loc[curves["recipe"] == first, "flip_rate"].mean())
-    wandering = chance.ar1_flip_back(rate, FLIP_BACK_STEPS)
+    wandering = textbook_laws.ar1_flip_back(rate, FLIP_BACK_STEPS)
     if np.isfinite(wandering).all():
-        label = f"AR(1), rate of {style.clip(first, 20)}"
+        label = f"textbook AR(1), rate of {style.clip(first, 20)}"
         ax.plot(FLIP_BACK_STEPS, wandering, color=style.NULL_COLOUR, linestyle="--", label=label)
-    coins = chance.white_flip_back(FLIP_BACK_STEPS)
-    ax.plot(FLIP_BACK_STEPS, coins, color=style.NULL_COLOUR, linestyle=":", label="fair coins")
+    coins = textbook_laws.coin_flip_back(FLIP_BACK_STEPS)
+    ax.plot(
+        FLIP_BACK_STEPS, coins, color=style.NULL_COLOUR, linestyle=":", label="textbook: fair coins"
+    )

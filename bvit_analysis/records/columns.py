@@ -174,7 +174,7 @@ def _flip_back(steps: int) -> Measure:
         label=f"share of flips back within {steps} steps",
         sentence=f"Flips since the row before that undid the weight's last flip at most {steps} steps earlier.",
         **_SHARE,
-        null_words="a Gaussian AR(1) weight of the same flip rate",
+        null_words="a textbook AR(1) weight of the same flip rate, which is not chance",
         margin=0.01,
         **(_GRS_DOWN if compared else {**_LOG, **_HIDDEN}),
     )

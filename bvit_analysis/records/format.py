@@ -38,10 +38,18 @@ SCHEMAS: dict[str, pa.Schema] = {
     ),
     "channels": _schema(**_SITE, n=pa.int64(), counts=pa.list_(pa.int64())),
     "trajectories": _schema(
-        **_SITE, index=pa.int64(), latent=pa.float32(), gradient=pa.float32(), sign=pa.int8()
+        **_SITE,
+        index=pa.int64(),
+        latent=pa.float32(),
+        gradient=pa.float32(),
+        sign=pa.int8(),
+        since=pa.int64(),
     ),
 }
 "Columns of each kind of rows, as far as the catalogue knows them; a run may have more, fewer, in another order."
+
+OPTIONAL = frozenset({"since"})
+"Columns of whole numbers that older releases did not record; 0 where they lack."
 
 KEYS: dict[str, tuple[str, ...]] = {
     "scalars": ("step",),

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.files import DamagedFile, open_regular
-from bvit_analysis.records.format import SCHEMA_VERSION, SCHEMAS, SUPERSEDED
+from bvit_analysis.records.format import OPTIONAL, SCHEMA_VERSION, SCHEMAS, SUPERSEDED
 from bvit_analysis.records.measure import is_free_name
 
 MAX_PART_BYTES = 512 * 2**20
@@ -88,6 +88,8 @@ def chunk_of(kind: str, schema: pa.Schema, columns: Mapping[str, Any]) -> tuple[
         else:
             chunk[name] = _numbers(kind, name, np.dtype(type_.to_pandas_dtype()), value)
     for field in schema:
+        if field.name in OPTIONAL:
+            chunk.setdefault(field.name, np.int64(0))
         if field.name not in chunk and not pa.types.is_floating(field.type):
             raise ConfigError(f"{kind} rows need the column {field.name!r}")
     lengths = {
@@ -150,7 +152,7 @@ def encode_part(kind: str, table: pa.Table, run_id: str) -> memoryview:
     if kind == "trajectories":
         # Measured: floats of single weights take 40 % less as separate bytes than as a dictionary.
         options["use_byte_stream_split"] = ["latent", "gradient"]
-        options["use_dictionary"] = ["step", "site_id", "index", "sign"]
+        options["use_dictionary"] = ["step", "site_id", "index", "sign", "since"]
     with pq.ParquetWriter(sink, table.schema, **options) as writer:
         writer.write_table(table)
         writer.add_key_value_metadata({"bvit": json.dumps(note)})
@@ -266,7 +268,8 @@ def _sorted_columns(
         raise DamagedFile("has other columns than those it has digests of")
     wanted = SCHEMAS[kind]
     for field in wanted:
-        if field.name not in names and not pa.types.is_floating(field.type):
+        needed = not pa.types.is_floating(field.type) and field.name not in OPTIONAL
+        if field.name not in names and needed:
             raise DamagedFile(f"lacks the column {field.name!r}")
         if field.name in names and not _alike(schema.field(field.name).type, field.type):
             raise DamagedFile(f"has a column {field.name!r} of another type than {field.type}")

@@ -38,6 +38,7 @@ from bvit_analysis.records.lock import SILENT_AFTER_S
 from bvit_analysis.records.measure import Measure, stranger
 from bvit_analysis.records.probes import PROBES, SIGNS_FILE, SignProbe, read_sign_probe
 from bvit_analysis.records.rows import RowReader
+from bvit_analysis.records.starts import STARTS, StartLatents, read_start
 from bvit_analysis.records.unpacked import Unpacked
 
 MAX_COUNTS_BYTES = 512 * 2**20
@@ -220,7 +221,7 @@ class Run:
 
     @cached_property
     def trajectories(self) -> pd.DataFrame:
-        """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign."""
+        """Sampled weights step by step: step, site (categorical), index, latent, gradient, sign, since."""
         return self._trajectories(None)
 
     def trajectories_at(self, site: str) -> pd.DataFrame:
@@ -289,6 +290,24 @@ class Run:
     def costs(self) -> pd.DataFrame:
         """The cost ledger of the model, one row a site; empty if none was recorded."""
         return pd.DataFrame(self.info["costs"])
+
+    def start(self, site: str) -> StartLatents | None:
+        """Return some rows of a site's latent weights before the first step, None where none are recorded.
+
+        Args:
+            site: Name of a weight site.
+        """
+        table = self.site_table.set_index("site")
+        if site not in table.index:
+            return None
+        number = int(table.loc[site, "site_id"])
+        try:
+            return read_start(self.path, number, site, self.run_id)
+        except FileNotFoundError:
+            return None
+        except DamagedFile as error:
+            self._warn(self.path / STARTS / counts_file(number, site), error)
+            return None
 
     def counts(self, site: str) -> dict[str, np.ndarray]:
         """Return the flip counts of every weight of a site.

@@ -15,7 +15,7 @@ from bvit_analysis.errors import RunError
 from bvit_analysis.files import DamagedFile
 from bvit_analysis.records.columns import MEASURES
 from bvit_analysis.records.declaration import MAX_OWN, ROWS_OF, Declared
-from bvit_analysis.records.format import KEYS, SCHEMAS
+from bvit_analysis.records.format import KEYS, OPTIONAL, SCHEMAS
 from bvit_analysis.records.measure import Measure
 from bvit_analysis.records.parts import (
     MAX_PART_VALUES,
@@ -226,6 +226,7 @@ def _filled(table: pa.Table, schema: pa.Schema) -> pa.Table:
         if field.name in table.column_names:
             arrays.append(table.column(field.name).cast(field.type))
         else:
-            empty = np.full(len(table), np.nan, field.type.to_pandas_dtype())
+            missing = 0 if field.name in OPTIONAL else np.nan
+            empty = np.full(len(table), missing, field.type.to_pandas_dtype())
             arrays.append(pa.array(empty, field.type, from_pandas=False))
     return pa.Table.from_arrays(arrays, schema=schema)

@@ -63,6 +63,8 @@ def _impossible(kind: str, table: pa.Table) -> dict[str, Flags]:
     if kind == "trajectories":
         found["sign"] = ~np.isin(column("sign"), (-1, 1))
         found["index"] = column("index") < 0
+        if "since" in table.column_names:
+            found["since"] = (column("since") < 0) | (column("since") > column("step"))
     if kind == "histograms":
         low, high = column("lo"), column("hi")
         with np.errstate(invalid="ignore"):

@@ -38,6 +38,7 @@ from bvit_analysis.records.format import (
 from bvit_analysis.records.info import read_info
 from bvit_analysis.records.lock import remove_leftovers, take_lock
 from bvit_analysis.records.measure import Measure
+from bvit_analysis.records.starts import StartLatents, write_start
 from bvit_analysis.records.store import PartStore, set_aside
 
 SEAL_SECONDS = 10.0
@@ -306,6 +307,38 @@ class RunWriter:
         rows = [row | dict(found.get(row["site"], {})) for row in info["sites"]]
         if rows != info["sites"]:
             write_json_atomic(self.run_dir / "run.json", plain(info | {"sites": rows}))
+
+    def note(self, **facts: Any) -> None:
+        """Add keys to run.json that were found out after the run began, or replace what was found before.
+
+        Args:
+            facts: `optimizer`, `followed`.
+
+        Raises:
+            RunError: If it cannot be stored.
+        """
+        info = read_json(self.run_dir / "run.json")
+        found = plain(facts)
+        if any(info.get(name) != value for name, value in found.items()):
+            write_json_atomic(self.run_dir / "run.json", info | found)
+
+    def noted(self, name: str) -> Any:
+        """Return what run.json says under a key, None where it has none."""
+        return read_json(self.run_dir / "run.json").get(name)
+
+    def write_start(self, site: str, start: StartLatents) -> None:
+        """Store latent weights of a site as they were before the first step.
+
+        Raises:
+            ConfigError: If the site is unknown.
+            RunError: If they cannot be stored.
+        """
+        if site not in self.site_ids:
+            raise ConfigError(unknown_name("site", site, self.site_ids))
+        try:
+            write_start(self.run_dir, self.site_ids[site], site, start, self.run_id)
+        except OSError as error:
+            raise write_fault(self.run_dir, 0, error) from error
 
     def write_attention(self, examples: AttentionExamples) -> None:
         """Store what attention did with a few images, replacing what was stored before.

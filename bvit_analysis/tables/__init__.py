@@ -24,6 +24,10 @@ from bvit_analysis.tables.bimodality import bimodality_at as bimodality_at
 from bvit_analysis.tables.bimodality import bimodality_verdict as bimodality_verdict
 from bvit_analysis.tables.bimodality import distribution_steps as distribution_steps
 from bvit_analysis.tables.bimodality import statistics_disagree as statistics_disagree
+from bvit_analysis.tables.chance_inputs import NoChanceError as NoChanceError
+from bvit_analysis.tables.chance_line import NULLS as NULLS
+from bvit_analysis.tables.chance_line import Chance as Chance
+from bvit_analysis.tables.chance_line import chance_of as chance_of
 from bvit_analysis.tables.channels import channel_entropy as channel_entropy
 from bvit_analysis.tables.channels import channel_sites as channel_sites
 from bvit_analysis.tables.channels import channel_steps as channel_steps
@@ -34,6 +38,12 @@ from bvit_analysis.tables.costs import claim_finding as claim_finding
 from bvit_analysis.tables.costs import operations_by_part as operations_by_part
 from bvit_analysis.tables.costs import size_by_part as size_by_part
 from bvit_analysis.tables.evidence import run_table as run_table
+from bvit_analysis.tables.excess import excess_by_site as excess_by_site
+from bvit_analysis.tables.excess import excess_finding as excess_finding
+from bvit_analysis.tables.excess import excess_table as excess_table
+from bvit_analysis.tables.flip_figures import EXCESS_MEASURES as EXCESS_MEASURES
+from bvit_analysis.tables.flip_figures import observed_of as observed_of
+from bvit_analysis.tables.flip_figures import over_sites as over_sites
 from bvit_analysis.tables.frames import LAST_HALF as LAST_HALF
 from bvit_analysis.tables.frames import flip_counts as flip_counts
 from bvit_analysis.tables.frames import flip_totals as flip_totals

@@ -9,7 +9,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from bvit_analysis.records import Run
-from bvit_analysis.tables import chance
+from bvit_analysis.tables import textbook_laws
 from bvit_analysis.tables.frames import flip_counts
 from bvit_analysis.tables.levels import multilevel, remember_levels
 from bvit_analysis.tables.verification import remember_unverified, unverified_sentence
@@ -121,6 +121,6 @@ def poisson_ranks(mean: float, weights: int, ranks: NDArray[np.integer]) -> NDAr
         ranks: From 1, the weight with most flips.
     """
     top = int(mean + 12 * math.sqrt(mean + 1) + 20)
-    cumulated = np.cumsum(chance.poisson_shares(mean, top))
+    cumulated = np.cumsum(textbook_laws.poisson_shares(mean, top))
     at_or_below = 1 - (np.asarray(ranks) - 0.5) / weights
     return np.minimum(np.searchsorted(cumulated, at_or_below), top)

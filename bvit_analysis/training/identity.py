@@ -79,6 +79,8 @@ def _comparable(config: dict[str, Any], data_root: Any = None) -> dict[str, Any]
     if isinstance(data_root, str):
         plain["data"]["root"] = data_root  # a relative one was seen from another folder, perhaps
     plain["model"]["checkpoint"] = bool(plain["model"]["checkpoint"])
+    if plain["recipe"] is None:
+        plain.pop("watch")  # a float model has nothing to watch
     for section in ("training", "teacher"):
         if plain[section] is not None:
             plain[section].pop("checkpoint_every")

@@ -19,6 +19,7 @@ from bvit_analysis.data import Dataset, check_batch_size, evaluation_batches, lo
 from bvit_analysis.errors import BvitError, RunError
 from bvit_analysis.instruments import Instrument, declared_by, standard
 from bvit_analysis.instruments.attention import attention_examples
+from bvit_analysis.instruments.optimizer import describe_optimizer
 from bvit_analysis.pretrained import model_preprocessing
 from bvit_analysis.records import Measure, RunWriter, check_name
 from bvit_analysis.records.checkpoints import (
@@ -93,13 +94,17 @@ def train(
 
     teacher, teacher_figures = make_teacher(config, dataset, run_dir, origin, train_first)
     model, sites = make_student(config, dataset, teacher)
+    latents = {site.name: site.latent for site in sites if site.latent is not None}
+    decay = config.recipe.latent_weight_decay if config.recipe else 0.0
+    optimizer = make_optimizer(model, list(latents.values()), config.training, decay)
     info = describe_run(config, run_dir.name, dataset, model, sites, teacher_figures)
+    info["optimizer"] = describe_optimizer(optimizer, sites)
     opened = _open(config, run_dir, info, measures)
     if opened is None:  # another process has finished it since
         return run_dir
     writer, checkpoint = opened
     try:
-        state = _start(config, model, sites, teacher, writer, run_dir, panel)
+        state = _start(config, model, sites, optimizer, teacher, writer, run_dir, panel)
         if checkpoint:
             restore_state(state, checkpoint.tensors, checkpoint.state, checkpoint.step)
         train_steps(config, dataset, teacher, state, writer, run_dir, progress)
@@ -172,14 +177,13 @@ def _start(
     config: RunConfig,
     model: nn.Module,
     sites: list[Site],
+    optimizer: torch.optim.Optimizer,
     teacher: nn.Module | None,
     writer: RunWriter,
     run_dir: Path,
     instruments: Sequence[Instrument],
 ) -> TrainingState:
     latents = {site.name: site.latent for site in sites if site.latent is not None}
-    decay = config.recipe.latent_weight_decay if config.recipe else 0.0
-    optimizer = make_optimizer(model, list(latents.values()), config.training, decay)
     watch = Watch(
         model,
         run_dir,

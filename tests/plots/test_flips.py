@@ -11,7 +11,7 @@ from bvit_analysis.errors import ConfigError
 from bvit_analysis.plots.flips import flip_back_table
 from bvit_analysis.plots.trajectories import most_flipping
 from bvit_analysis.records import Run
-from bvit_analysis.tables import chance
+from bvit_analysis.tables import textbook_laws
 from bvit_analysis.tables.weights import poisson_ranks
 
 
@@ -96,11 +96,11 @@ def test_distribution_is_that_of_the_stored_counts(runs: list[Run]) -> None:
     values, edges = stairs.get_data()[:2]
     counted = [(gross == flips).mean() for flips in np.arange(edges[0] + 0.5, edges[-1])]
     np.testing.assert_allclose(values, counted)
-    poisson = line(ax, "Poisson with the mean of baseline")
+    poisson = line(ax, "textbook Poisson, mean of baseline")
     mean = gross.mean()
-    law = chance.poisson_shares(mean, len(values) - 1)
+    law = textbook_laws.poisson_shares(mean, len(values) - 1)
     np.testing.assert_allclose(poisson.get_ydata(), law)
-    assert "AR(1) with the mean of baseline" in legend(ax)
+    assert "textbook AR(1), mean of baseline" in legend(ax)
     assert ax.get_yscale() == "log"
 
 
@@ -130,8 +130,8 @@ def test_flip_back_weighs_sites_by_their_flips() -> None:
 
 def test_flip_back_shows_both_nulls(runs: list[Run]) -> None:
     ax = plots.plot_flip_back(runs)
-    assert line(ax, "fair coins").get_ydata()[:2].tolist() == [0.5, 1 - 2**-5]
-    wandering = line(ax, "AR(1), rate of baseline").get_ydata()
+    assert line(ax, "textbook: fair coins").get_ydata()[:2].tolist() == [0.5, 1 - 2**-5]
+    wandering = line(ax, "textbook AR(1), rate of baseline").get_ydata()
     assert wandering[0] == pytest.approx(0.293, abs=0.005)
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "5", "10", "50", "100"]
     assert len(plots.plot_flip_back(runs, null=False).get_lines()) == len(ax.get_lines()) - 2

@@ -46,7 +46,7 @@ def tiny(recipe: str | None = "binaryvit", **training) -> RunConfig:
         training=TrainingConfig(**(settings | training)),
         teacher=short if recipe else None,
         watch=WatchConfig(
-            flips_every=2, distribution_every=4, activation_every=4, trajectory_weights=3
+            flips_every=2, distribution_every=4, activation_every=4, trajectory_weights=8
         ),
     )
 
@@ -69,6 +69,9 @@ def everything(folder: Path) -> dict[str, object]:
     for site in run.site_table.query("kind == 'weight'")["site"]:
         for name, array in run.counts(site).items():
             found[f"counts.{site}.{name}"] = np.asarray(array)
+        start = run.start(site)
+        assert start is not None
+        found[f"start.{site}"] = start.latent
     if run.attention is not None:
         for name in ("images", "predictions", "bits", "scores", "teacher"):
             found[f"attention.{name}"] = getattr(run.attention, name)

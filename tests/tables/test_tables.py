@@ -140,46 +140,6 @@ def test_holm_skips_what_is_no_claim() -> None:
     assert adjusted[2:] == pytest.approx([0.03, 0.06])
 
 
-def test_flip_back_null_equals_simulation() -> None:
-    random, theta, steps, weights = np.random.default_rng(1), 0.95, 4000, 200
-    x = np.empty((steps, weights))
-    x[0] = random.standard_normal(weights)
-    for t in range(1, steps):
-        noise = random.standard_normal(weights)
-        x[t] = theta * x[t - 1] + math.sqrt(1 - theta**2) * noise
-    flips = np.diff(x >= 0, axis=0)
-    rate = math.acos(theta) / math.pi
-    assert flips.mean() == pytest.approx(rate, rel=0.02)
-    for k in (1, 5, 20):
-        later = np.zeros_like(flips[:-k])
-        for lag in range(1, k + 1):
-            later |= flips[lag : lag + len(later)]
-        measured = later[flips[:-k]].mean()
-        assert chance.ar1_flip_back(rate, [k])[0] == pytest.approx(measured, abs=0.01)
-
-
-def test_flip_back_null_first_step_is_the_orthant_probability() -> None:
-    for theta in (0.5, 0.9, 0.999):
-        alternating = 0.125 + (math.asin(theta**2) - 2 * math.asin(theta)) / (4 * math.pi)
-        rate = math.acos(theta) / math.pi
-        expected = 2 * alternating / rate
-        assert chance.ar1_flip_back(rate, [1])[0] == pytest.approx(expected, abs=2e-3)
-    assert np.isnan(chance.ar1_flip_back(0.0, [1, 5])).all()
-
-
-def test_poisson_equals_scipy_and_adds_up() -> None:
-    np.testing.assert_allclose(
-        chance.poisson_shares(6.3, 40), stats.poisson.pmf(np.arange(41), 6.3), rtol=1e-9
-    )
-    assert chance.poisson_shares(0.0, 3).tolist() == [1, 0, 0, 0]
-
-
-def test_simulated_flip_counts_have_the_rate_asked_for() -> None:
-    flips = chance.ar1_flip_counts(0.05, 800, weights=2000)
-    assert flips.mean() / 800 == pytest.approx(0.05, rel=0.03)
-    assert (flips == chance.ar1_flip_counts(0.05, 800, weights=2000)).all()
-
-
 def test_gaussian_nulls_equal_a_sample() -> None:
     w = np.random.default_rng(0).standard_normal(400_000)
     u = w / np.abs(w).mean()
