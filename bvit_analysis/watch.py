@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-import warnings
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -20,11 +19,11 @@ from bvit_analysis.environment import describe_environment
 from bvit_analysis.errors import CheckpointError, ConfigError, unknown_name
 from bvit_analysis.instruments import Instrument, Rows, Watched
 from bvit_analysis.instruments.compiled import forget_compiled
-from bvit_analysis.instruments.identity import Identities
+from bvit_analysis.instruments.identity import Identities, check_alone
 from bvit_analysis.instruments.inspection import Inspection
 from bvit_analysis.instruments.optimizer import StepHooks, check_moves
 from bvit_analysis.instruments.standard import Panel, standard
-from bvit_analysis.records import SCHEMAS, Measure, RunWriter, check_name
+from bvit_analysis.records import SCHEMAS, RunWriter, check_name
 from bvit_analysis.sites import Site, describe_sites, distinct, find_sites
 
 _FLUSH_STEPS = 64
@@ -88,7 +87,7 @@ class Watch:
                 f"found nothing binary in the {type(model).__name__}; binarize it first, or pass"
                 " sites=find_sites(model, effective_sign={YourLayer: fn})"
             )
-        _check_alone()
+        check_alone()
         self.total_steps = total_steps
         self.skipped_steps = 0
         self._info = dict(info or {})
@@ -107,7 +106,7 @@ class Watch:
             latents = [site.latent for site in self.sites if site.latent is not None]
             self._hooks = StepHooks(optimizer, latents, self._gather)
         if writer is not None:
-            _check_declared(self._panel.own, writer)
+            self._panel.check_declared(writer.measures)
         self._handles: list[RemovableHandle] = []
         self._inside = self._loaded = self._resumes = False
         self._scalars: list[dict[str, float]] = []
@@ -322,17 +321,7 @@ class Watch:
             self._writer.note_sites(self._inspection.describe())
 
     def _was_applied(self, applied: bool | None) -> bool:
-        if self._hooks is None:
-            stepped = 1
-        else:
-            stepped, self._hooks.stepped = self._hooks.stepped, 0
-        if applied is None and stepped > 1:
-            warnings.warn(
-                f"the optimizer stepped {stepped} times since the last watch.step(); call it after each step,"
-                " or flips between them are missed",
-                RuntimeWarning,
-                stacklevel=3,
-            )
+        stepped = 1 if self._hooks is None else self._hooks.take(warn=applied is None)
         if stepped > 0 if applied is None else applied:
             return True
         changed = self.flips.tracker.differing()
@@ -355,12 +344,8 @@ class Watch:
             nan = float("nan")
             writer.append("scalars", {n: [row.get(n, nan) for row in scalars] for n in names})
         for rows in pending:
-            if rows.metrics:
-                writer.append("sites", rows.site_columns())
-            if rows.histograms["step"]:
-                writer.append("histograms", rows.histograms)
-            if rows.channels["step"]:
-                writer.append("channels", rows.channels)
+            for kind, columns in rows.tables().items():
+                writer.append(kind, columns)
         trajectories = {} if self._trajectories is None else self._trajectories.drain()
         if trajectories:
             writer.append("trajectories", trajectories)
@@ -372,12 +357,12 @@ class Watch:
         self._writer = writer
         try:
             self._flush()
-            if error is None and self.steps:
-                self._inspection.finish()
-            self._note_sites()
             for position, (site_id, site) in enumerate(self._watched.weights.items()):
                 if site_id not in self._watched.multilevel:
                     writer.write_counts(site.name, **self.flips.counts(position))
+            if error is None and self.steps:
+                self._inspection.finish()
+            self._note_sites()
             if self._owns_writer:
                 state, text = _end_state(error)
                 writer.write_status(state, self.steps, self.total_steps, text)
@@ -389,31 +374,11 @@ class Watch:
                     shutil.rmtree(self.run_dir, ignore_errors=True)  # nothing was recorded in it
 
 
-def _check_alone() -> None:
-    distributed = torch.distributed
-    if distributed.is_available() and distributed.is_initialized():
-        ranks = distributed.get_world_size()
-        if ranks > 1:
-            raise ConfigError(
-                f"{ranks} processes train this model together; flips are counted in one process only, so train in one to"
-                " watch"
-            )
-
-
 def _end_state(error: BaseException | None) -> tuple[str, str | None]:
     if error is None:
         return "finished", None
     text = f"{type(error).__name__}: {error}"
     return ("failed", text) if isinstance(error, Exception) else ("interrupted", text)
-
-
-def _check_declared(own: Iterable[Measure], writer: RunWriter) -> None:
-    for one in own:
-        if writer.measures.get(one.name) != one:
-            raise ConfigError(
-                f"the writer that is given does not declare measure {one.name!r}; open it with"
-                " RunWriter(..., measures=instruments.declared_by(instruments))"
-            )
 
 
 def _number(name: str, value: float | Tensor) -> float:

@@ -23,6 +23,9 @@ FOLDERS = {
 "Folders of tests that are no folder of the package, and why."
 
 ALONE = {
+    "instruments/test_foreign_activations.py": "activations and attention that are not the library's own, from hook to record",
+    "plots/test_notes.py": "what stands under every figure: unverified sites, weights of several levels",
+    "widgets/test_notes.py": "the same, in every explorer",
     "runtime/test_own_recipes.py": "packing and running recipes that are not the library's own",
     "runtime/test_readme.py": "bvit_analysis/runtime/README.md",
     "test_architecture.py": "docs/architecture.md against the tree",

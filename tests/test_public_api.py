@@ -104,6 +104,32 @@ criterion = torch.nn.CrossEntropyLoss()
     assert run.scalars["step"].tolist() == [1, 2, 3, 4, 5]
 
 
+def test_the_foreign_example_of_the_readme_runs(tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (example,) = (block for block in blocks if "activation_sign=" in block)
+    prelude = """
+import torch, bvit_analysis as bv
+from torch.nn import Sequential
+from tests.support.foreign_run import Centred as TheirLinear, Sign, Ternary as TheirTernary
+class TheirSign(Sign):
+    def forward(self, x):
+        y = x - self.shift
+        return y + (torch.where(y >= 0, 1.0, -1.0) - y).detach()
+model = Sequential(TheirSign(8), TheirLinear(8, 8), TheirTernary(8, 8))
+optimizer = torch.optim.SGD(model.parameters(), 0.1)
+"""
+    loop = "model(torch.randn(6, 8)).square().mean().backward(); optimizer.step(); watch.step()"
+    monkeypatch.chdir(tmp_path)
+    with torch.random.fork_rng():
+        exec(compile(prelude + example.replace("...", loop), "README.md", "exec"), {})
+    rows = bv.load_run("runs/theirs").info["sites"]
+    assert [(row["levels"], bool(row["verified"])) for row in rows] == [
+        (2, True),
+        (2, True),
+        (3, True),
+    ]
+
+
 def test_the_readme_names_only_commands_and_files_that_exist():
     text = (ROOT / "README.md").read_text()
     makefile = (ROOT / "Makefile").read_text()

@@ -154,6 +154,16 @@ class Rows:
         }
         return {"step": np.full(len(ids), self.step), "site_id": np.array(ids), **columns}
 
+    def tables(self) -> dict[str, Mapping[str, Any]]:
+        """Return the rows as a writer takes them: kind of rows to columns, of kinds that have any."""
+        found: dict[str, Mapping[str, Any]] = {}
+        if self.metrics:
+            found["sites"] = self.site_columns()
+        for kind, columns in (("histograms", self.histograms), ("channels", self.channels)):
+            if columns["step"]:
+                found[kind] = columns
+        return found
+
 
 class Instrument(ABC):
     """Looks at a model at every so many applied steps and leaves rows; subclasses are final.

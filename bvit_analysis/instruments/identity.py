@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
+import torch
 from torch import nn
 
 from bvit_analysis.errors import ConfigError
@@ -98,3 +99,19 @@ def _places(site: Site) -> list[tuple[nn.Module, str, Site]]:
         for name, parameter in owner._parameters.items()
         if parameter is site.latent
     ][:1]
+
+
+def check_alone() -> None:
+    """See that no other process trains the same model.
+
+    Raises:
+        ConfigError: If several do.
+    """
+    distributed = torch.distributed
+    if distributed.is_available() and distributed.is_initialized():
+        ranks = distributed.get_world_size()
+        if ranks > 1:
+            raise ConfigError(
+                f"{ranks} processes train this model together; flips are counted in one process only, so train in one to"
+                " watch"
+            )

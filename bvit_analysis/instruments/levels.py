@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.instruments.base import Instrument, Rows, Watched
-from bvit_analysis.instruments.spy import WeightProgram
+from bvit_analysis.instruments.program import WeightProgram
 from bvit_analysis.instruments.verification import MOST_LEVELS, levels_of, zero_level
 from bvit_analysis.measures import share
 from bvit_analysis.records.columns import catalogued

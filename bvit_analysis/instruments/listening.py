@@ -61,13 +61,13 @@ class Listener(ABC):
     def tap(self, module: nn.Module, key: object, *, student: bool = True) -> None:
         """Hear what goes in and out of a module; of a student only while it trains (train mode, gradients on)."""
         tap = Tap(self, module, key, student, self._switch)
-        self._handles.append(module.register_forward_hook(tap))
+        self._handles.append(module.register_forward_hook(tap, with_kwargs=True))
 
     @final
     def tap_start(self, module: nn.Module, key: object, *, student: bool = True) -> None:
         """Hear what goes into a module, before it runs; of a student only while it trains."""
         tap = Tap(self, module, key, student, self._switch, starts=True)
-        self._handles.append(module.register_forward_pre_hook(tap.start))
+        self._handles.append(module.register_forward_pre_hook(tap.start, with_kwargs=True))
 
     @abstractmethod
     def _attach(self) -> None:
@@ -77,7 +77,7 @@ class Listener(ABC):
     def hear(self, key: Any, inputs: tuple[Any, ...], output: Any) -> None:
         """Take up what a tapped module was given and returned; called without gradients.
 
-        Inside a compiled graph only tensors are heard: others of the inputs are left out, and the output is its first
+        Inputs are the positional ones, then those by keyword. Inside a compiled graph only tensors are heard: others of the inputs are left out, and the output is its first
         tensor.
         """
 
@@ -117,12 +117,15 @@ class Tap:
         if switch is not None:
             _TAPS[self.number] = self
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any
+    ) -> None:
         switch = self._switch
         if switch is None or not switch.on:
             return
         if self._student and not (module.training and torch.is_grad_enabled()):
             return
+        inputs = (*args, *kwargs.values())
         if torch.compiler.is_compiling():
             _send(switch.token, self.number, inputs, output)
         else:
@@ -131,9 +134,9 @@ class Tap:
             deliver = self.deliver if compiler is None else compiler.disable(self.deliver)
             deliver(module, inputs, output)
 
-    def start(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+    def start(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Be the forward pre-hook of a tap of starts."""
-        self(module, inputs, None)
+        self(module, args, kwargs, None)
 
     def deliver(
         self,

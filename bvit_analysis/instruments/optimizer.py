@@ -123,6 +123,22 @@ class StepHooks:
         while self._handles:
             self._handles.pop().remove()
 
+    def take(self, *, warn: bool) -> int:
+        """Return how many steps were applied since the last call, and say if they were several.
+
+        Args:
+            warn: Whether to say it.
+        """
+        stepped, self.stepped = self.stepped, 0
+        if warn and stepped > 1:
+            warnings.warn(
+                f"the optimizer stepped {stepped} times since the last watch.step(); call it after each step,"
+                " or flips between them are missed",
+                RuntimeWarning,
+                stacklevel=5,
+            )
+        return stepped
+
     def _before(self, optimizer: Optimizer, args: Any, kwargs: Any) -> tuple[Any, Any] | None:
         # The first argument is the optimizer itself in some versions of torch.
         own = tuple(args)

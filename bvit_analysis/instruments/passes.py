@@ -30,7 +30,7 @@ class Passes(Listener):
 
     Args:
         model: The model; each of its forward passes is one pass.
-        latents: Weights that the optimizer moves; a few of them tell whether gradients were thrown away and whether the
+        latents: Parameters that the optimizer moves; a few of them tell whether gradients were thrown away and whether the
             weights are where they were.
     """
 
@@ -125,7 +125,9 @@ class Passes(Listener):
         self._seen = set()
 
     def _cleared(self) -> bool:
-        gradient = self._latents[0].grad if self._latents else None
+        if not self._latents:
+            return False  # nothing tells
+        gradient = self._latents[0].grad
         return gradient is None or not bool(gradient.any())
 
     @torch.no_grad()
@@ -157,7 +159,9 @@ class _Mark:
 def passes_of(watched: Watched) -> Passes:
     """Return what tells the passes of a watch's sampled steps apart, one for all its instruments."""
     latents = [site.latent for site in watched.weights.values() if site.latent is not None]
-    return watched.share(Passes, lambda: Passes(watched.model, latents))
+    # Where activations alone are watched, the model's first parameters tell.
+    probed = latents or list(watched.model.parameters())
+    return watched.share(Passes, lambda: Passes(watched.model, probed))
 
 
 def _in_backward() -> bool:

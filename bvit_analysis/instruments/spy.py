@@ -8,7 +8,7 @@ weight that is used is the operand of a product that does not, while the other o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -17,8 +17,16 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from bvit_analysis.instruments.program import (
+    Operation,
+    Value,
+    WeightProgram,
+    arguments_of,
+    name_of,
+)
+
 _PRODUCTS = frozenset(
-    [
+    (
         "mm",
         "addmm",
         "bmm",
@@ -51,13 +59,13 @@ _PRODUCTS = frozenset(
         "slow_conv3d_forward",
         "thnn_conv2d",
         "slow_conv_transpose2d",
-    ]
+    )
 )
 "Names of operations that multiply and sum."
 _ELEMENTWISE = frozenset(["mul", "mul_", "bitwise_xor", "logical_xor", "eq", "ne"])
 "What a product may be written with; believed where nothing of the above is seen."
 _LAYOUT = frozenset(
-    [
+    (
         "t",
         "transpose",
         "permute",
@@ -81,90 +89,10 @@ _LAYOUT = frozenset(
         "movedim",
         "flatten",
         "unflatten",
-    ]
+    )
 )
 "What moves values and does not change them, apart from rounding to another type."
-_DRAWS = frozenset(
-    [
-        "bernoulli",
-        "bernoulli_",
-        "rand",
-        "rand_like",
-        "randn",
-        "randn_like",
-        "uniform_",
-        "normal",
-        "normal_",
-        "randint",
-        "randint_like",
-        "random_",
-        "native_dropout",
-        "exponential_",
-        "multinomial",
-        "randperm",
-    ]
-)
 _READS = frozenset(["_local_scalar_dense", "item"])
-
-
-@final
-@dataclass
-class _Op:
-    """One operation of the way to the weight; its tensors are numbers of values."""
-
-    func: Callable[..., Any]
-    args: Any
-    kwargs: Any
-    outputs: list[int | None]
-
-
-@dataclass(frozen=True)
-class _Value:
-    """Stands for a tensor in a recorded operation: the value with this number, or a view of it."""
-
-    number: int
-    view: tuple[tuple[int, ...], tuple[int, ...], int] | None = None
-
-
-@final
-@dataclass(frozen=True)
-class WeightProgram:
-    """How a module makes the weight it uses from its parameters and buffers: operations that can be run again.
-
-    It reads the parameters as they are then, draws nothing and changes nothing.
-    """
-
-    ops: tuple[_Op, ...]
-    leaves: Mapping[int, Tensor]
-    "Parameters, buffers and constants by number."
-    result: _Value
-    shape: tuple[int, ...]
-    same_size: tuple[int, ...] = ()
-    "Numbers of the values on the way that have as many elements as the weight, in order."
-
-    @torch.no_grad()
-    def run(self) -> Tensor:
-        """Return the weight that a forward pass would use now, in the site's shape, any float type."""
-        return self.run_all()[self.result]
-
-    @torch.no_grad()
-    def run_all(self, *numbers: int) -> dict[_Value, Tensor]:
-        """Return the weight by `result`, and values on the way to it by their numbers, in the weight's shape."""
-        values: dict[int, Tensor] = dict(self.leaves)
-        kept: dict[_Value, Tensor] = {}
-        for op in self.ops:
-            args, kwargs = tree_map_only(
-                _Value, lambda v: _looked_up(values, v), (op.args, op.kwargs)
-            )
-            made = op.func(*args, **kwargs)
-            tensors = [one for one in tree_flatten(made)[0] if isinstance(one, Tensor)]
-            for number, tensor in zip(op.outputs, tensors, strict=False):
-                if number is not None:
-                    values[number] = tensor
-                    if number in numbers:  # a later operation may write into it
-                        kept[_Value(number)] = tensor.clone()
-        kept[self.result] = _looked_up(values, self.result)
-        return {value: tensor.reshape(self.shape) for value, tensor in kept.items()}
 
 
 @final
@@ -204,9 +132,9 @@ class WeightSpy(TorchDispatchMode):
         self._numbers: dict[tuple[Any, ...], int] = {}
         self._holders: dict[int, int] = {}  # storage -> number of its first value
         self._tensors: list[Tensor] = []
-        self._producers: dict[int, _Op] = {}
+        self._producers: dict[int, Operation] = {}
         self._leaves: dict[int, Tensor] = {}
-        self._ops: list[_Op] = []
+        self._ops: list[Operation] = []
         self._replayable = True
         self._found: list[tuple[bool, bool, str, Tensor]] = []
         for tensor in _tensors_of(inputs):
@@ -234,7 +162,7 @@ class WeightSpy(TorchDispatchMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         kwargs = dict(kwargs or {})
-        name = _name(func)
+        name = name_of(func)
         given = _tensors_of((args, kwargs))
         if name in _PRODUCTS or name in _ELEMENTWISE:
             self._look(name, given)
@@ -269,22 +197,21 @@ class WeightSpy(TorchDispatchMode):
                 mine = _storage(tensor) in self._from_latent
                 self._found.append((mine, name in _PRODUCTS, name, operand))
 
-    def _record(self, func: Any, name: str, args: Any, kwargs: Any) -> _Op | None:
+    def _record(self, func: Any, name: str, args: Any, kwargs: Any) -> Operation | None:
         given = _tensors_of((args, kwargs))
-        if name in _DRAWS or (
-            name in _READS and any(_storage(one) in self._learned for one in given)
-        ):
+        read = name in _READS and any(_storage(one) in self._learned for one in given)
+        if read or torch.Tag.nondeterministic_seeded in func.tags:
             self._replayable = False  # what was drawn, or read as a number, would stay as it was
-        for argument, value in _arguments(func, args, kwargs):
+        for argument, value in arguments_of(func, args, kwargs):
             if argument.alias_info is not None and argument.alias_info.is_write:
                 for tensor in _tensors_of(value):
                     holder = self._holders.get(_storage(tensor))
                     if holder is None or holder in self._leaves:
                         self._replayable = False  # it writes into what is not its own
         named = tree_map_only(Tensor, self._value, (args, kwargs))
-        return _Op(func, named[0], named[1], [])
+        return Operation(func, named[0], named[1], [])
 
-    def _note(self, made: Any, given: list[Tensor], mixed: bool, op: _Op | None) -> None:
+    def _note(self, made: Any, given: list[Tensor], mixed: bool, op: Operation | None) -> None:
         mine = any(_storage(one) in self._from_latent for one in given)
         learned = any(_storage(one) in self._learned for one in given)
         for tensor in _tensors_of(made):
@@ -315,19 +242,19 @@ class WeightSpy(TorchDispatchMode):
         self._leaves[number] = tensor
         return number
 
-    def _value(self, tensor: Tensor) -> _Value:
+    def _value(self, tensor: Tensor) -> Value:
         """Name a tensor; one that nobody made here is a constant, kept as it is."""
         number = self._numbers.get(_key(tensor))
         if number is not None:
-            return _Value(number)
+            return Value(number)
         holder = self._holders.get(_storage(tensor))
         if holder is None:
             self._alive.append(tensor)
-            return _Value(self._leaf(tensor))
+            return Value(self._leaf(tensor))
         view = (tuple(tensor.shape), tuple(tensor.stride()), int(tensor.storage_offset()))
-        return _Value(holder, view)
+        return Value(holder, view)
 
-    def _aligned(self, operand: Tensor) -> tuple[_Value, Tensor] | None:
+    def _aligned(self, operand: Tensor) -> tuple[Value, Tensor] | None:
         """Return the value in the site's shape that an operand is a rearrangement of."""
         number = self._numbers.get(_key(operand), self._holders.get(_storage(operand)))
         found = None
@@ -338,61 +265,46 @@ class WeightSpy(TorchDispatchMode):
                     number  # the first of all that have the shape: a transposed square has it, too
                 )
             op = self._producers.get(number)
-            if op is None or _name(op.func) not in _LAYOUT:
+            if op is None or name_of(op.func) not in _LAYOUT:
                 break
             before = [
-                one for one in tree_flatten((op.args, op.kwargs))[0] if isinstance(one, _Value)
+                one for one in tree_flatten((op.args, op.kwargs))[0] if isinstance(one, Value)
             ]
             number = before[0].number if before else None
-        return None if found is None else (_Value(found), self._tensors[found])
+        return None if found is None else (Value(found), self._tensors[found])
 
-    def _program(self, value: _Value) -> WeightProgram | None:
+    def _program(self, value: Value) -> WeightProgram | None:
         if not self._replayable:
             return None
         needed, ops = {value.number}, []
         for op in reversed(self._ops):
             writes = {
                 one.number
-                for argument, given in _arguments(op.func, op.args, op.kwargs)
+                for argument, given in arguments_of(op.func, op.args, op.kwargs)
                 if argument.alias_info is not None and argument.alias_info.is_write
                 for one in tree_flatten(given)[0]
-                if isinstance(one, _Value)
+                if isinstance(one, Value)
             }
             if needed & ({n for n in op.outputs if n is not None} | writes):
                 ops.append(op)
                 needed |= {
                     one.number
                     for one in tree_flatten((op.args, op.kwargs))[0]
-                    if isinstance(one, _Value)
+                    if isinstance(one, Value)
                 }
         order = tuple(reversed(ops))
         leaves = {number: tensor for number, tensor in self._leaves.items() if number in needed}
         return WeightProgram(order, leaves, value, self._shape, self._same_size(order))
 
-    def _same_size(self, ops: Iterable[_Op]) -> tuple[int, ...]:
+    def _same_size(self, ops: Iterable[Operation]) -> tuple[int, ...]:
         return tuple(
             number
             for op in ops
             for number in op.outputs
             if number is not None
             and self._tensors[number].numel() == self._size
-            and _name(op.func) not in _LAYOUT
+            and name_of(op.func) not in _LAYOUT
         )
-
-
-def _name(func: Any) -> str:
-    return str(func._schema.name).rpartition("::")[2]
-
-
-def _arguments(func: Any, args: Any, kwargs: Any) -> list[tuple[Any, Any]]:
-    """Return (what the schema says of an argument, its value) of all arguments that are given."""
-    found = list(zip(func._schema.arguments, args, strict=False))
-    return found + [(one, kwargs[one.name]) for one in func._schema.arguments if one.name in kwargs]
-
-
-def _looked_up(values: Mapping[int, Tensor], value: _Value) -> Tensor:
-    tensor = values[value.number]
-    return tensor if value.view is None else tensor.as_strided(*value.view)
 
 
 def _tensors_of(nested: Any) -> list[Tensor]:

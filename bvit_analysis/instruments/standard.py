@@ -135,6 +135,19 @@ class Panel:
         counted = [] if flips else [self.flips]
         self._all = [*counted, *self.instruments]
 
+    def check_declared(self, declared: Mapping[str, Measure]) -> None:
+        """See that a run declares what this panel measures beside the catalogue.
+
+        Raises:
+            ConfigError: If a measure is missing, or differs.
+        """
+        for one in self.own:
+            if declared.get(one.name) != one:
+                raise ConfigError(
+                    f"the writer that is given does not declare measure {one.name!r}; open it with"
+                    " RunWriter(..., measures=instruments.declared_by(instruments))"
+                )
+
     def start(self) -> list[Rows]:
         """Take the present model as the first one, and return the rows of step 0."""
         for instrument in self._all:

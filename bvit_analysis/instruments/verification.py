@@ -14,7 +14,8 @@ from torch.utils.hooks import RemovableHandle
 
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.instruments.compiled import is_compiled
-from bvit_analysis.instruments.spy import SeenWeight, WeightProgram, WeightSpy
+from bvit_analysis.instruments.program import WeightProgram
+from bvit_analysis.instruments.spy import SeenWeight, WeightSpy
 from bvit_analysis.sites import Site
 
 MOST_LEVELS = 16
@@ -110,7 +111,9 @@ class Verifier:
                     site.module.register_forward_pre_hook(
                         look.before, prepend=True, with_kwargs=True
                     ),
-                    site.module.register_forward_hook(look.after, always_call=True),
+                    site.module.register_forward_hook(
+                        look.after, always_call=True, with_kwargs=True
+                    ),
                 ]
 
     def remove(self) -> None:
@@ -213,7 +216,6 @@ class Verifier:
         if argument.shape != used.shape:
             argument = argument.reshape(used.shape)
         differing, compared = _compare(argument >= 0, used)
-        first = not self.verdicts[site_id].how
         verdict = Verdict(
             how=how if compared else "",
             step=self._step,
@@ -222,24 +224,33 @@ class Verifier:
             levels=max(levels_of(used), self.verdicts[site_id].levels or 0),
             reason="every weight was used as 0",
         )
-        if not differing or not first:
-            self.verdicts[site_id] = verdict
-        if not differing:
-            return
-        text = f"site {site.name}: {differing:.2%} of the tracked signs differ from the weight that its forward pass uses"
         name = type(site.module).__name__
+        cure = (
+            f"find_sites(model, effective_sign={{{name}: fn}}), where fn(module) is >= 0 exactly where the used weight is"
+            " positive"
+        )
+        what = "signs differ from the weight that its forward pass uses"
+        self._settle(site_id, verdict, what, lambda: nearest_guess(site, used), cure)
+
+    def _settle(
+        self, site_id: int, verdict: Verdict, what: str, guess: Callable[[], str], cure: str
+    ) -> None:
+        """Take a verdict: what differs in the first pass is refused, what does later is said and recorded."""
+        first = not self.verdicts[site_id].how
+        if not verdict.differing or not first:
+            self.verdicts[site_id] = verdict
+        if not verdict.differing:
+            return
+        text = f"site {self.sites[site_id].name}: {verdict.differing:.2%} of the tracked {what}"
         if first:
-            raise ConfigError(
-                f"{text}; {nearest_guess(site, used)}; pass find_sites(model, effective_sign={{{name}: fn}}), where"
-                " fn(module) is >= 0 exactly where the used weight is positive"
-            )
+            raise ConfigError(f"{text}; {guess()}; pass {cure}")
         if site_id not in self._warned:
             self._warned.add(site_id)
             warnings.warn(
-                f"{text} at step {self._step}, as they did not before; {nearest_guess(site, used)}; the counts go on, and"
-                " the record calls the site unverified",
+                f"{text} at step {self._step}, as they did not before; {guess()}; the counts go on, and the record calls"
+                " the site unverified",
                 RuntimeWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     @torch.no_grad()
@@ -248,26 +259,31 @@ class Verifier:
         assert site.argument is not None
         made = output[0] if isinstance(output, (tuple, list)) else output
         x = site.argument(site.module, inputs[0])
+        if isinstance(made, Tensor) and isinstance(x, Tensor) and made.shape != x.shape:
+            made = made.movedim(1, -1) if made.ndim == x.ndim > 2 else made  # channels first
         if not isinstance(made, Tensor) or not isinstance(x, Tensor) or made.shape != x.shape:
             reason = "its output has not the shape of what its sign function returns"
             self.verdicts[site_id] = Verdict(reason=reason)
             return
-        if site.kind == "attention":  # {0, a}: what is not attended to is 0
-            differing, compared = float(((x >= 0) != (made > 0)).float().mean()), 1.0
-        else:
-            differing, compared = _compare(x >= 0, made)
-        if differing:
-            raise ConfigError(
-                f"site {site.name}: {differing:.2%} of the tracked activation signs differ from the output of its"
-                f" {type(site.module).__name__}; pass a function of the module and its input that is >= 0 exactly where"
-                " the output is positive"
-            )
-        self.verdicts[site_id] = Verdict(
+
+        def compare(positive: Tensor) -> tuple[float, float]:
+            if site.kind == "attention":  # {0, a}: what is not attended to is 0
+                return float((positive != (made > 0)).float().mean()), 1.0
+            return _compare(positive, made)
+
+        differing, compared = compare(x >= 0)
+        levels = levels_of(made.reshape(-1, made.shape[-1]).T)
+        verdict = Verdict(
             how="output of its forward pass",
             step=self._step,
             compared=compared,
-            levels=levels_of(made.reshape(-1, made.shape[-1]).T),
+            differing=differing,
+            levels=max(levels, self.verdicts[site_id].levels or 0),
         )
+        opposite = "the opposite sign fits" if compare(x < 0)[0] == 0.0 else "no opposite fits"
+        cure = "a function of the module and its input that is >= 0 exactly where the output is positive"
+        what = f"activation signs differ from the output of its {type(site.module).__name__}"
+        self._settle(site_id, verdict, what, lambda: opposite, cure)
 
     def _drop(self, site_id: int) -> None:
         for handle in self._handles.pop(site_id, []):
@@ -292,12 +308,12 @@ class _Look:
         if verifier is not None and torch.is_grad_enabled():
             verifier.begin(self._site_id, module, (args, kwargs))
 
-    def after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def after(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if torch.compiler.is_compiling():
             return
         verifier = self._mine(module)
         if verifier is not None and (torch.is_grad_enabled() or output is None):
-            verifier.end(self._site_id, args, output)
+            verifier.end(self._site_id, (*args, *kwargs.values()), output)
 
     def _mine(self, module: nn.Module) -> Verifier | None:
         if self._verifier is None or self._module is None or self._module() is not module:

@@ -43,10 +43,14 @@ def plot_ablation(
     height = 1.6 + 0.55 * max(3, len(recipes))
     canvas, grid = style.panels(1, max(1, len(found)), width=3.3, height=height, sharey=True)
     for position, (ax, name, one) in enumerate(zip(grid[0], metrics, found, strict=False)):
+        known = tables.metric(name, table)
+        levels = tables.levels_sentence(table, measure=known.measure.name)
         if not recipes or not (one["n"] > 0).any():
-            style.nothing(ax, _NO_RUNS if not recipes else f"{name} is not recorded in these runs.")
+            lacking = levels or f"{name} is not recorded in these runs."
+            style.nothing(ax, _NO_RUNS if not recipes else lacking)
             continue
-        _strip(ax, one, recipes, tables.metric(name, table))
+        _strip(ax, one, recipes, known)
+        _notes(ax, table, known)
         if position == 0:
             style.category_ticks(ax, recipes)
             ax.set_ylim(len(recipes) - 0.5, -0.5)
@@ -121,14 +125,17 @@ def plot_differences(
         ConfigError: If there is no metric of that name.
     """
     known = tables.metric(name, data)
-    table = tables.ablation_table(data, name, baseline=baseline, level=level)
+    runs = data if isinstance(data, pd.DataFrame) else tables.run_table(data)
+    table = tables.ablation_table(runs, name, baseline=baseline, level=level)
     values = dict(
         zip(table["recipe"], zip(table["seeds"], table["values"], strict=True), strict=True)
     )
     rows = table[table["common_seeds"] > 0]
     ax = style.axes(ax, height=1.6 + 0.5 * max(2, len(rows)))
     if rows.empty:
-        return style.nothing(ax, f"No seed has been run with both {baseline} and another recipe.")
+        levels = tables.levels_sentence(runs, measure=known.measure.name)
+        nothing = f"No seed has been run with both {baseline} and another recipe."
+        return style.nothing(ax, levels or nothing)
     reference = dict(zip(*values[baseline], strict=True))
     colours, markers = style.colours(rows["recipe"]), style.markers(rows["recipe"])
     style.null_line(ax, 0.0, "no difference", vertical=True)
@@ -155,7 +162,8 @@ def plot_differences(
     style.legend(ax)
     means = zip(rows["recipe"], rows["difference"], strict=True)
     text = ", ".join(f"{recipe} {value:+{known.form}}" for recipe, value in means)
-    return style.describe(ax, f"Mean paired difference to {baseline} in {known.label}: {text}.")
+    style.describe(ax, f"Mean paired difference to {baseline} in {known.label}: {text}.")
+    return _notes(ax, runs, known)
 
 
 @style.bvit()
@@ -186,7 +194,8 @@ def plot_evidence(
     rows = rows.dropna(subset=[x, y])
     ax = style.axes(ax)
     if rows.empty:
-        return style.nothing(ax, _NO_RUNS)
+        levels = [tables.levels_sentence(table, measure=one.measure.name) for one in (across, up)]
+        return style.nothing(ax, max(levels) or _NO_RUNS)
     colours, markers = style.colours(rows["recipe"]), style.markers(rows["recipe"])
     for recipe in tables.ordered(rows["recipe"]):
         one = rows[rows["recipe"] == recipe]
@@ -202,4 +211,12 @@ def plot_evidence(
         )
     style.titles(ax, title="A point a run", x=across.label, y=up.label)
     style.legend(ax)
-    return style.describe(ax, f"{up.label} against {across.label} for {len(rows)} runs.")
+    style.describe(ax, f"{up.label} against {across.label} for {len(rows)} runs.")
+    _notes(ax, rows, across)
+    return _notes(ax, rows, up)
+
+
+def _notes(ax: Axes, table: pd.DataFrame, known: tables.Metric) -> Axes:
+    """Say under the figure which runs have no flips, and which sites that it is of are unverified."""
+    style.note(ax, tables.levels_sentence(table, measure=known.measure.name))
+    return style.note(ax, tables.unverified_sentence(table, kind=known.measure.kind))

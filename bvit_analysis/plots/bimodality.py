@@ -140,11 +140,13 @@ def plot_latent_histogram(
     ax.set_title(style.clip(f"Latent weights, {where}: {run.label}", 90))
     style.literal(ax)
     middle = density[-1][np.abs((edges[:-1] + edges[1:]) / 2) < 0.1].mean()
-    return style.describe(
+    style.describe(
         ax,
         f"Density of normalised latent weights of {run.label} at {len(steps)} steps. At the last "
         f"step the density at zero is {middle:.3g}, that of Gaussian weights {1 / math.pi:.3g}.",
     )
+    sites = None if site is None else [site]
+    return style.note(ax, tables.unverified_sentence(run, kind="weight", sites=sites))
 
 
 def _heat(
@@ -265,7 +267,8 @@ def _over_steps_with_null(
     style.null_line(ax, value, known.null_words, number=f"{value:.3g}")
     over_steps(ax, means, name, by=by)
     style.titles(ax, title=title, x=STEP, y=label)
-    return style.describe(
+    style.describe(
         ax,
         f"{title} over training. At the last step: {last_values(means, name)}; Gaussian {value:.3g}.",
     )
+    return style.note(ax, tables.unverified_sentence(frame, kind="weight"))

@@ -127,8 +127,9 @@ def plot_compared(
     frame = compared_frame(data, name)
     colours = hue_colours(frame, by)
     ax = style.axes(ax)
+    levels = tables.levels_sentence(frame, measure=name)
     if frame.empty:
-        return style.nothing(ax, f"No {name} is recorded in these runs (yet).")
+        return style.nothing(ax, levels or f"No {name} is recorded in these runs (yet).")
     for run, rows in frame.groupby("run", sort=False):
         ax.plot(
             rows["step"],
@@ -143,7 +144,9 @@ def plot_compared(
         style.log_limits(ax, positive[positive > positive.max() / 3000], fallback=(1e-4, 1e-1))
     title, unit = _words(frame, name)
     style.titles(ax, title=title, x=STEP, y=unit)
-    return style.describe(ax, compared_text(frame, name, lines if chosen is None else chosen))
+    style.describe(ax, compared_text(frame, name, lines if chosen is None else chosen))
+    style.note(ax, levels)
+    return style.note(ax, _doubt(frame, name))
 
 
 def compared_text(frame: pd.DataFrame, name: str, chosen: Mapping[Any, Any]) -> str:
@@ -153,7 +156,16 @@ def compared_text(frame: pd.DataFrame, name: str, chosen: Mapping[Any, Any]) -> 
     last = last[[run in chosen for run in last.index]]
     means = last.groupby("recipe")[name].mean()
     text = ", ".join(f"{recipe} {means[recipe]:.3g}" for recipe in tables.ordered(means.index))
-    return f"{title} of {len(last)} runs over training; at their last record {text or 'nothing'}."
+    text = f"{title} of {len(last)} runs over training; at their last record {text or 'nothing'}."
+    notes = (tables.levels_sentence(frame, measure=name), _doubt(frame, name))
+    return " ".join([text, *filter(None, notes)])
+
+
+def _doubt(frame: pd.DataFrame, name: str) -> str:
+    known = (own_measures(frame) | MEASURES).get(name)
+    if known is None or known.kind not in ("weight", "activation"):
+        return ""  # of whole models
+    return tables.unverified_sentence(frame, kind=known.kind)
 
 
 def _words(frame: pd.DataFrame, name: str) -> tuple[str, str]:
@@ -205,8 +217,9 @@ def plot_run_scatter(
     rows = rows[rows["recipe"] != tables.FLOAT]
     colours = hue_colours(rows, by) if chosen is None else chosen
     ax = style.axes(ax)
+    levels = [tables.levels_sentence(table, measure=one.measure.name) for one in (across, up)]
     if rows.empty:
-        return style.nothing(ax, "No run here has both figures recorded.")
+        return style.nothing(ax, max(levels) or "No run here has both figures recorded.")
     markers = style.markers(rows["recipe"])
     for picked in (False, True):
         for row in rows.to_dict("records"):
@@ -224,7 +237,11 @@ def plot_run_scatter(
     shown = rows[[run in colours for run in rows["run"]]]
     r = _correlation(shown[x].to_numpy(float), shown[y].to_numpy(float))
     text = f"{up.label} against {across.label} for {len(shown)} chosen runs of {len(rows)}"
-    return style.describe(ax, text + ("." if math.isnan(r) else f"; correlation {r:+.2f}."))
+    style.describe(ax, text + ("." if math.isnan(r) else f"; correlation {r:+.2f}."))
+    for one, sentence in zip((across, up), levels, strict=True):
+        style.note(ax, sentence)
+        style.note(ax, tables.unverified_sentence(rows, kind=one.measure.kind))
+    return ax
 
 
 def _correlation(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:

@@ -143,11 +143,13 @@ def plot_latent_density(
     style.titles(ax, title=title, x=NORMALISED, y="density per unit of u")
     style.legend(ax)
     text = ", ".join(f"{name} {middle:.3g}" for name, _, middle, _ in drawn)
-    return style.describe(
+    style.describe(
         ax,
         f"Distribution of latent weights of {where} at {steps_text([one[1] for one in drawn])}. "
         f"Density at zero: {text}; Gaussian weights {1 / math.pi:.3g}.",
     )
+    sites = None if site is None else [site]
+    return style.note(ax, tables.unverified_sentence(chosen, kind="weight", sites=sites))
 
 
 def steps_text(steps: Sequence[int]) -> str:
@@ -259,4 +261,5 @@ def ridge_marks(
         f"One ridge for each of {len(sites)} weight sites at {when}: the distribution of its latent weights in "
         f"{names}.",
     )
+    style.note(ax, tables.unverified_sentence(runs, kind="weight", sites=sites))
     return marks

@@ -25,11 +25,13 @@ from bvit_analysis.plots.series import (
     site_data,
 )
 from bvit_analysis.records import FLIP_BACK_STEPS, MEASURES, Run
+from bvit_analysis.records.columns import FLIP_MEASURES
 from bvit_analysis.tables import chance
 from bvit_analysis.tables import colour_limits as colour_limits
 from bvit_analysis.tables.seeds import counted, without_diverged
 
 _NO_FLIPS = "No weight flips are recorded in these runs (yet)."
+NO_COUNTS = "No per-weight flip counts are stored: they are written when a run stops."
 _MOST_BINS = 45
 
 
@@ -53,8 +55,9 @@ def plot_flip_rate(
     """
     frame = site_data(data, ["flip_rate"], kind="weight").dropna(subset=["flip_rate"])
     ax = style.axes(ax)
+    levels = tables.levels_sentence(frame)
     if frame.empty:
-        return style.nothing(ax, _NO_FLIPS)
+        return style.nothing(ax, levels or _NO_FLIPS)
     frame, silent = _above_zero(frame) if by == "site" else (frame, False)
     if by == "site":
         _lines_by_site(ax, frame)
@@ -66,10 +69,12 @@ def plot_flip_rate(
     known = MEASURES["flip_rate"]
     unit = known.unit + (" (lowest: none)" if silent else "")
     style.titles(ax, title=known.title, x=STEP, y=unit)
-    return style.describe(
+    style.describe(
         ax,
         f"Flip rate over training, logarithmic. At the last step: {last_values(frame, 'flip_rate')}.",
     )
+    style.note(ax, levels)
+    return style.note(ax, tables.unverified_sentence(frame, kind="weight"))
 
 
 def _above_zero(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
@@ -134,7 +139,7 @@ def plot_flip_atlas(
     found = tables.site_atlas(run, metric, columns=columns)
     ax = style.axes(ax, height=min(9.0, 1.6 + 0.2 * max(8, len(found.sites))))
     if run is None or not found.sites:
-        return style.nothing(ax, _NO_FLIPS)
+        return style.nothing(ax, atlas_gap(run, metric))
     known = tables.atlas_metric(metric, run)
     low, high = limits or tables.colour_limits(run, metric)
     mesh = ax.pcolormesh(
@@ -157,7 +162,27 @@ def plot_flip_atlas(
             style.plain_log_ticks(drawn.ax.yaxis)
         style.literal(drawn.ax)
     style.titles(ax, title=atlas_title(run, metric), x=STEP)
-    return style.describe(ax, atlas_text(run, metric, found))
+    style.describe(ax, atlas_text(run, metric, found))
+    for sentence in atlas_notes(run, metric, found):
+        style.note(ax, sentence)
+    return ax
+
+
+def atlas_gap(run: Run | None, metric: str) -> str:
+    """Return why an atlas of a run has no cells: its weights have no flips, or nothing is recorded."""
+    levels = tables.levels_sentence(run, measure=metric)
+    if levels or metric in FLIP_MEASURES or run is None:
+        return levels or _NO_FLIPS
+    return f"No {metric} of weight sites is recorded in this run (yet)."
+
+
+def atlas_notes(run: Run, metric: str, found: tables.Atlas) -> list[str]:
+    """Return the sentences under a run's atlas: sites that have no flips, and those that are unverified."""
+    sentences = (
+        tables.levels_sentence(run, measure=metric),
+        tables.unverified_sentence(run, kind="weight", sites=found.sites),
+    )
+    return [sentence for sentence in sentences if sentence]
 
 
 def atlas_cells(found: tables.Atlas, low: float) -> np.ndarray:
@@ -176,10 +201,11 @@ def atlas_text(run: Run, metric: str, found: tables.Atlas) -> str:
     means = [
         float(np.nanmean(row)) if some else -1.0 for row, some in zip(found.grid, rows, strict=True)
     ]
-    return (
+    text = (
         f"Map of {metric} for {len(found.sites)} weight sites over {found.edges[-1]} steps of "
         f"{run.label}; highest on average at {found.sites[int(np.argmax(means))]}."
     )
+    return " ".join([text, *atlas_notes(run, metric, found)])
 
 
 def _site_ticks(ax: Axes, sites: Sequence[str]) -> None:
@@ -227,10 +253,10 @@ def plot_flip_distribution(
             pooled.setdefault(tables.recipe_of(run), []).append(counts["gross"].ravel())
             length[tables.recipe_of(run)] = int(counts["steps"])
     ax = style.axes(ax)
+    sites = None if site is None else [site]
+    levels = tables.levels_sentence(tables.binary_runs(data), sites=sites)
     if not pooled:
-        return style.nothing(
-            ax, "No per-weight flip counts are stored: they are written when a run stops."
-        )
+        return style.nothing(ax, levels or NO_COUNTS)
     gross = {recipe: np.concatenate(parts) for recipe, parts in pooled.items()}
     top = max(int(values.max()) for values in gross.values())
     width = max(1, math.ceil((top + 1) / _MOST_BINS))
@@ -264,11 +290,14 @@ def plot_flip_distribution(
     style.titles(ax, title=f"Who flips: {where}", x=unit, y="share of weights")
     style.legend(ax)
     means = ", ".join(f"{recipe} {gross[recipe].mean():.3g}" for recipe in tables.ordered(gross))
-    return style.describe(
+    style.describe(
         ax,
         f"Histogram of flips per weight with logarithmic shares. Mean flips: {means}; most of one "
         f"weight: {top}.",
     )
+    style.note(ax, levels)
+    doubt = tables.unverified_sentence(tables.binary_runs(data), kind="weight", sites=sites)
+    return style.note(ax, doubt)
 
 
 @style.bvit()
@@ -290,8 +319,10 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
     frame = site_data(data, [*names, "flip_rate"], kind="weight")
     curves = flip_back_table(without_diverged(frame))
     ax = style.axes(ax)
+    levels = tables.levels_sentence(frame)
     if curves.empty:
-        return style.nothing(ax, "No flip was followed long enough to say whether it flipped back.")
+        nothing = "No flip was followed long enough to say whether it flipped back."
+        return style.nothing(ax, levels or nothing)
     colours, markers = style.colours(curves["recipe"]), style.markers(curves["recipe"])
     for recipe in tables.ordered(curves["recipe"]):
         rows = curves[curves["recipe"] == recipe]
@@ -320,7 +351,10 @@ def plot_flip_back(data: Data, *, ax: Axes | None = None, null: bool = True) -> 
     style.legend(ax)
     ten = curves[curves["k"] == 10].groupby("recipe")["flip_back"].mean()
     text = ", ".join(f"{recipe} {ten[recipe]:.2f}" for recipe in tables.ordered(ten.index))
-    return style.describe(ax, f"Probability of flipping back within k steps. Within 10: {text}.")
+    style.describe(ax, f"Probability of flipping back within k steps. Within 10: {text}.")
+    style.note(ax, levels)
+    shown = frame.dropna(subset=["flip_rate"])
+    return style.note(ax, tables.unverified_sentence(shown, kind="weight"))
 
 
 def flip_back_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -139,9 +139,10 @@ def _draw(data: Data, ax: Axes | None, name: str, over: Over, kind: Kind, hint: 
     else:
         _by_site(ax, frame, name)
         style.titles(ax, title=f"{title}, last tenth of training", x=label)
-    return style.describe(
+    style.describe(
         ax, f"{title} of {count} {kind} sites. Mean at the last step: {last_values(means, name)}."
     )
+    return style.note(ax, tables.unverified_sentence(frame, kind=kind))
 
 
 def _by_site(ax: Axes, frame: pd.DataFrame, name: str) -> None:
@@ -222,9 +223,10 @@ def plot_channel_entropy(
     )
     style.legend(ax)
     text = ", ".join(f"{recipe} {share:.1%}" for recipe, share in shares.items())
-    return style.describe(
-        ax, f"Cumulative share of channels by sign entropy. Below 0.5 bit: {text}."
-    )
+    style.describe(ax, f"Cumulative share of channels by sign entropy. Below 0.5 bit: {text}.")
+    sites = None if site is None else [site]
+    doubt = tables.unverified_sentence(tables.binary_runs(data), kind="activation", sites=sites)
+    return style.note(ax, doubt)
 
 
 @style.bvit()
@@ -292,9 +294,8 @@ def plot_channels(
         y="sign entropy (bits)",
     )
     style.legend(ax)
-    return style.describe(
-        ax, f"Sign entropy of the channels of {site} at {when}: {'; '.join(drawn)}."
-    )
+    style.describe(ax, f"Sign entropy of the channels of {site} at {when}: {'; '.join(drawn)}.")
+    return style.note(ax, tables.unverified_sentence(chosen, sites=[str(site)]))
 
 
 def channels_at(

@@ -135,4 +135,6 @@ def null_marks(
     marks.append(ax.set_title(title, parse_math=False))
     verdicts = [f"{look.name}: {tables.bimodality_verdict(table)}" for look, table in shown]
     style.describe(ax, f"Statistics of bimodality, {title}. {'; '.join(verdicts)}.")
+    sites = None if site is None else [site]
+    style.note(ax, tables.unverified_sentence(runs, kind="weight", sites=sites))
     return marks

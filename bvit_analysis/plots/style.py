@@ -30,6 +30,7 @@ from bvit_analysis.plots.look import RECIPE_MARKERS as RECIPE_MARKERS
 from bvit_analysis.plots.look import bvit as bvit
 from bvit_analysis.plots.look import to_png as to_png
 from bvit_analysis.tables import ordered
+from bvit_analysis.tables.site_names import clip as clip
 
 STEP = "applied optimizer step"
 NULL_COLOUR = "#777777"
@@ -194,12 +195,6 @@ def titles(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     literal(ax)
 
 
-def clip(text: str, most: int = 60) -> str:
-    """Return text from a run folder on one line, without control characters, cut to a length."""
-    line = "".join(c if c.isprintable() else " " for c in str(text))
-    return line if len(line) <= most else f"{line[: most - 3]}..."
-
-
 def literal(ax: Axes) -> None:
     """Switch math parsing off in every text of the axes, its legend and its ticks included."""
     for text in ax.findobj(Text):
@@ -252,6 +247,65 @@ def describe(ax: Axes, text: str) -> Axes:
     """
     ax.bvit_alt_text = " ".join(str(text).split())  # type: ignore[attr-defined]
     return ax
+
+
+def note(ax: Axes, sentence: str) -> Axes:
+    """Write a sentence in small print under the whole figure, once, and add it to the description of the axes.
+
+    A figure whose layout is fixed grows by the lines that it takes, its axes keep their size.
+
+    Args:
+        ax: The axes that were drawn on and described.
+        sentence: What must be known of what is shown; empty changes nothing.
+
+    Returns:
+        The same axes; ``noted(ax.figure)`` gives back what stands under the figure.
+    """
+    owner = ax.get_figure(root=True)
+    if not sentence or owner is None:
+        return ax
+    said = alt_text(ax)
+    if sentence not in said:
+        describe(ax, f"{said} {sentence}")
+    sentences: list[str] = getattr(owner, "bvit_notes", [])
+    if sentence not in sentences:
+        _write_notes(owner, [*sentences, sentence])
+    return ax
+
+
+def noted(canvas: Figure) -> str:
+    """Return what note() wrote under a figure, empty if nothing."""
+    return " ".join(getattr(canvas, "bvit_notes", []))
+
+
+def forget_notes(canvas: Figure) -> None:
+    """Take away what note() wrote under a figure that is drawn on again."""
+    if noted(canvas):
+        _write_notes(canvas, [])
+
+
+def _write_notes(owner: Figure, sentences: list[str]) -> None:
+    width, height = owner.get_size_inches()
+    lines = [line for one in sentences for line in _wrapped(one, max(24, int(19 * width)))]
+    owner.bvit_notes = sentences  # type: ignore[attr-defined]
+    if owner.get_layout_engine() is None:
+        taken: float = getattr(owner, "bvit_note_inches", 0.0)
+        more = max(0.0, 0.125 * len(lines) + 0.05 - taken) if lines else 0.0
+        if more:
+            places = [(one, one.get_position()) for one in owner.axes]
+            owner.set_size_inches(width, height + more)
+            for one, box in places:
+                bottom, tall = box.y0 * height + more, box.height * height
+                total = height + more
+                one.set_position((box.x0, bottom / total, box.width, tall / total))
+            owner.bvit_note_inches = taken + more  # type: ignore[attr-defined]
+    place: dict[str, Any] = {"x": 0.01, "ha": "left", "va": "bottom", "fontsize": 7.5}
+    if owner.get_layout_engine() is None:
+        place["y"] = 0.04 / owner.get_size_inches()[1]
+    text = owner.supxlabel("\n".join(lines), **place)
+    text.set_color("#8A3B00")
+    text.set_linespacing(1.15)
+    text.set_parse_math(False)
 
 
 def alt_text(drawing: Axes | Figure) -> str:

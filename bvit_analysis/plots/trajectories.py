@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import style
+from bvit_analysis.plots.flips import NO_COUNTS
 from bvit_analysis.plots.series import STEP, one_run
 from bvit_analysis.records import Run
 from bvit_analysis.tables import weights as single
@@ -59,11 +60,13 @@ def plot_trajectories(
         return style.nothing(ax, _NO_TRAJECTORIES)
     sites = dict.fromkeys(ranked["site"])
     rows = pd.concat([_last(run.trajectories_at(name), window) for name in sites])
+    flipless = {one.site for one in tables.multilevel(run)}
     rows = rows.assign(site=rows["site"].astype(str))
     for colour, which in zip(style.distinct(len(ranked)), ranked.to_dict("records"), strict=True):
         one = rows[(rows["site"] == which["site"]) & (rows["index"] == which["index"])]
         flipped = (one["sign"] != one["sign"].shift()) & one["sign"].shift().notna()
-        label = f"{style.clip(which['site'], 26)} [{which['index']}], flips: {which['flips']}"
+        turns = "sign changes" if which["site"] in flipless else "flips"
+        label = f"{style.clip(which['site'], 26)} [{which['index']}], {turns}: {which['flips']}"
         ax.plot(one["step"], one[values], color=colour, linewidth=1.1, label=label)
         ax.plot(
             one.loc[flipped, "step"],
@@ -77,10 +80,15 @@ def plot_trajectories(
         )
     ax.axhline(0.0, color="#333333", linewidth=0.9)
     unit = "latent weight" if values == "latent" else "gradient of the loss"
-    style.titles(ax, title=f"Most flipping of the recorded weights: {run.label}", x=STEP, y=unit)
+    several = flipless & set(ranked["site"])
+    most = "Most sign changes" if several else "Most flipping"
+    style.titles(ax, title=f"{most} of the recorded weights: {run.label}", x=STEP, y=unit)
     style.legend(ax, title="dot = sign change")
     text = ", ".join(f"{w['site']} [{w['index']}] {w['flips']}" for w in ranked.to_dict("records"))
-    return style.describe(ax, f"The {unit} of single weights over steps; flips of each: {text}.")
+    turns = "sign changes" if several else "flips"
+    style.describe(ax, f"The {unit} of single weights over steps; {turns} of each: {text}.")
+    style.note(ax, tables.levels_sentence(run, sites=ranked["site"]))
+    return style.note(ax, tables.unverified_sentence(run, kind="weight", sites=ranked["site"]))
 
 
 def most_flipping_of(run: Run, site: str | None = None, window: int | None = None) -> pd.DataFrame:
@@ -197,11 +205,12 @@ def plot_weight(
         )
     ax.set_xlim(*(window or (int(steps[0]), max(int(steps[-1]), int(steps[0]) + 1))))
     style.titles(ax, title=name, x=STEP, y=_UNITS[values])
-    return style.describe(
+    style.describe(
         ax,
         f"The {_UNITS[values]} of weight {index} {'of ' + where if where else ''} in steps {steps[0]} to "
         f"{steps[-1]}, where its sign changes {int(flips.sum())} times.",
     )
+    return style.note(ax, single.sentence_of(rows))
 
 
 @style.bvit()
@@ -249,15 +258,17 @@ def plot_flip_ranking(
     ax.set_xlim(0, 1.12 * max(1, int(shown["flips"].max())))
     ax.grid(visible=False, axis="y")
     span = "the whole run" if window is None else f"steps {window[0]} to {window[1]}"
-    style.titles(ax, title=f"Followed weights: {where}".rstrip(": "), x=f"flips in {span}")
+    turns = single.turns(data)
+    style.titles(ax, title=f"Followed weights: {where}".rstrip(": "), x=f"{turns} in {span}")
     ax.set_ylabel("weight [output, input]")
     ax.set_xticks([])  # the bars carry their numbers
     top = shown.iloc[0]
-    return style.describe(
+    style.describe(
         ax,
-        f"Flips of {len(data)} followed weights in {span}: most, {int(top['flips'])}, of weight "
+        f"{turns.capitalize()} of {len(data)} followed weights in {span}: most, {int(top['flips'])}, of weight "
         f"[{int(top['output'])}, {int(top['input'])}]; median {data['flips'].median():g}.",
     )
+    return style.note(ax, single.sentence_of(data))
 
 
 @style.bvit()
@@ -269,7 +280,7 @@ def plot_flip_ranks(
     Args:
         data: Run or runs that have stopped.
         ax: Where to draw; None makes a figure.
-        site: The weight site; None takes the first.
+        site: The weight site; None takes the first that can flip.
         null: Also draw what equally restless weights would do (Poisson), with the first run's mean.
 
     Returns:
@@ -277,14 +288,15 @@ def plot_flip_ranks(
     """
     runs = tables.binary_runs(data)
     if site is None:
-        site = next((one for run in runs for one in tables.weight_sites(run)), "")
+        flipless = {one.site for one in tables.multilevel(runs)}
+        sites = [one for run in runs for one in tables.weight_sites(run)]
+        site = next((one for one in sites if one not in flipless), next(iter(sites), ""))
     found = [(run, single.ranked_counts(run, site)) for run in runs]
     found = [(run, flips) for run, flips in found if flips.size]
     ax = style.axes(ax, width=5.2, height=3.2)
+    levels = tables.levels_sentence(runs, sites=[site])
     if not found:
-        return style.nothing(
-            ax, "No per-weight flip counts are stored: they are written when a run stops."
-        )
+        return style.nothing(ax, levels or NO_COUNTS)
     colours = style.colours(tables.recipe_of(run) for run, _ in found)
     seen: dict[str, int] = {}
     handles = []
@@ -326,7 +338,9 @@ def plot_flip_ranks(
     text = "; ".join(
         f"{run.label}: most {flips[0]}, mean {flips.mean():.3g}" for run, flips in found
     )
-    return style.describe(ax, f"Flips of every weight of {site} in the whole run, by rank. {text}.")
+    style.describe(ax, f"Flips of every weight of {site} in the whole run, by rank. {text}.")
+    style.note(ax, levels)
+    return style.note(ax, tables.unverified_sentence(runs, kind="weight", sites=[site]))
 
 
 def _spread_ranks(count: int) -> np.ndarray:

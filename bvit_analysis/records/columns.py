@@ -395,6 +395,9 @@ def names_of(*kinds: str) -> tuple[str, ...]:
     return tuple(name for name, one in MEASURES.items() if one.kind in kinds)
 
 
+FLIP_MEASURES = tuple(one.name for one in _flips())
+"Measures of the flips of binary weights, which weights of more than two levels do not have."
+
 SITE_METRICS = names_of("weight", "activation")
 "Columns that `Run.sites` always has."
 

@@ -310,10 +310,12 @@ class Run:
                 self._counted.add(site)
             return _read_counts(path, shape, self.run_id)
         except FileNotFoundError:
-            raise RunError(
-                f"run {self.run_id} has no flip counts of site {site!r} yet: they are written when "
-                "a run stops, for weight sites only"
-            ) from None
+            levels = next(row.get("levels") for row in self.info["sites"] if row["site"] == site)
+            if type(levels) is int and levels > 2:
+                why = f": its weights have {levels} levels, so level changes are recorded in place of flips"
+            else:
+                why = " yet: they are written when a run stops, for weight sites of two levels only"
+            raise RunError(f"run {self.run_id} has no flip counts of site {site!r}{why}") from None
         except DamagedFile as error:
             text = f"left out {path}: {error}"
             self.warnings += [text] if text not in self.warnings else []

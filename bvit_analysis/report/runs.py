@@ -11,7 +11,9 @@ from bvit_analysis.errors import one_by_one
 from bvit_analysis.records import SCHEMAS, Run, RunWarning, load_run
 from bvit_analysis.records.info import shown
 from bvit_analysis.suite.jobs import JobStatus
+from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.selection import recipe_of
+from bvit_analysis.tables.verification import unverified_sentence
 
 TONES = {"succeeded": "good", "finished": "good", "running": "warn", "interrupted": "warn"}
 TONES |= {"silent": "warn"}
@@ -32,6 +34,8 @@ class RunRow:
     accuracy: str
     count: str
     test_accuracy: float | None
+    notes: tuple[str, ...] = ()
+    "What must be known of its figures: weights of several levels, unverified sites."
 
 
 def run_folders(statuses: Sequence[JobStatus]) -> list[Path]:
@@ -52,7 +56,12 @@ def run_rows(folders: Sequence[Path]) -> tuple[list[RunRow], list[str]]:
     for folder, why in unread:
         nothing = {"recipe": "", "seed": "", "step": "", "accuracy": "", "count": ""}
         row = RunRow(
-            run_id=folder.name, state="unreadable", tone="bad", test_accuracy=None, **nothing
+            run_id=folder.name,
+            state="unreadable",
+            tone="bad",
+            test_accuracy=None,
+            notes=(),
+            **nothing,
         )
         found[folder] = (row, [why])
     damages = [text for folder in asked for text in found[folder][1]]
@@ -87,5 +96,6 @@ def _facts(run: Run) -> tuple[RunRow, list[str]]:
         accuracy="" if accuracy is None else f"{accuracy:.2%}",
         count=shown(result.get("test_count", "")),
         test_accuracy=None if accuracy is None else float(accuracy),
+        notes=tuple(filter(None, (levels_sentence(run), unverified_sentence(run)))),
     )
     return row, [f"{run.run_id}: {warning}" for warning in run.warnings]

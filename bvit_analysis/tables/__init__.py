@@ -49,6 +49,8 @@ from bvit_analysis.tables.groups import group_names as group_names
 from bvit_analysis.tables.inventory import config_table as config_table
 from bvit_analysis.tables.inventory import damage as damage
 from bvit_analysis.tables.inventory import inventory as inventory
+from bvit_analysis.tables.levels import levels_sentence as levels_sentence
+from bvit_analysis.tables.levels import multilevel as multilevel
 from bvit_analysis.tables.metrics import FLOAT as FLOAT
 from bvit_analysis.tables.metrics import METRICS as METRICS
 from bvit_analysis.tables.metrics import RECIPE_ORDER as RECIPE_ORDER
@@ -78,6 +80,8 @@ from bvit_analysis.tables.selection import in_order as in_order
 from bvit_analysis.tables.selection import load_runs as load_runs
 from bvit_analysis.tables.selection import recipe_of as recipe_of
 from bvit_analysis.tables.spreadsheet import csv_text as csv_text
+from bvit_analysis.tables.verification import unverified as unverified
+from bvit_analysis.tables.verification import unverified_sentence as unverified_sentence
 from bvit_analysis.tables.weights import flip_ranking as flip_ranking
 from bvit_analysis.tables.weights import followed as followed
 from bvit_analysis.tables.weights import ranked_counts as ranked_counts

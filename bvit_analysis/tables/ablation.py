@@ -13,6 +13,7 @@ from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
 from bvit_analysis.tables.groups import comparability, group_names, in_settings, split_name
+from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.metrics import FLOAT, RECIPE_ORDER, Metric, metric, metrics_of, ordered
 from bvit_analysis.tables.selection import Runs, binary_runs, preset_parts
 from bvit_analysis.tables.significance import (
@@ -24,6 +25,7 @@ from bvit_analysis.tables.significance import (
     smallest_p,
     student_p,
 )
+from bvit_analysis.tables.verification import unverified_sentence
 
 _COLUMNS = (
     *("recipe", "n", "mean", "low", "high", "values", "seeds", "common_seeds", "difference"),
@@ -92,7 +94,7 @@ def _compared(
             row["baseline_mean"] = _mean(list(series.get(reference, {}).values()))
             null = known[name].measure.null
             row["null"] = math.nan if null is None else null
-            row["reference"] = reference
+            row |= {"reference": reference, "baseline": baseline}
             rows.append(row)
     family = [row for row in rows if row["common_seeds"] >= FEWEST]
     _adjust(family, level)
@@ -264,8 +266,10 @@ def _verdict(
     row: Mapping[str, Any], known: Metric, margin: float, parts: frozenset[str], level: float
 ) -> str:
     """Judge one paired difference in a fixed vocabulary, never more strongly; docs/decisions.md has the rule."""
+    if not row["n"]:
+        return ""
     if not row["reference"]:
-        return "not compared: no baseline of the same settings"
+        return f"not compared: no run of {row['baseline']} under the same settings"
     if not known.better or not known.moved_by & parts:
         return "no claim"
     if row["common_seeds"] < FEWEST:
@@ -298,9 +302,11 @@ def finding(
     given = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
     known = metric(name, given)
     table = ablation_table(given, name, baseline=baseline, level=level)
-    rows = table[((table["n"] > 0) & table["mean"].notna()) | (table["notes"] != "")]
+    measured = (table["n"] > 0) & table["mean"].notna()
+    rows = table[measured | (measured.any() & (table["notes"] != ""))]
+    levels = levels_sentence(given, measure=known.measure.name)
     if rows.empty:
-        return f"{known.label}: not recorded in a finished run here."
+        return f"{known.label}: not recorded in a finished run here. {levels}".rstrip()
     lines = [f"{known.label}, mean over seeds:"]
     for row in rows.to_dict("records"):
         text = f"  {row['recipe']}: " + (
@@ -312,10 +318,10 @@ def finding(
             ends = f"{row['difference_low']:+{known.form}}, {row['difference_high']:+{known.form}}"
             text += f" [{ends}]"
         text += f"; {row['verdict']}" if row["verdict"] else ""
-        if row["verdict"] != "no claim":
-            text += reach(row)
+        text += reach(row) if row["verdict"] != "no claim" else ""
         lines.append(text + (f"; {row['notes']}" if row["notes"] else ""))
-    return "\n".join(lines)
+    about = unverified_sentence(given, kind=known.measure.kind)
+    return "\n".join([*lines, *filter(None, (levels, about))])
 
 
 def reach(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 from bvit_analysis.records import MEASURES, Measure, Run
 from bvit_analysis.tables.frames import site_frame
 from bvit_analysis.tables.metrics import Source, measure_of, own_measures
-from bvit_analysis.tables.selection import Runs
+from bvit_analysis.tables.selection import Runs, as_runs
 
 AtlasMetric = Measure
 "What an atlas needs to know of a measure: its label and its scale."
@@ -26,13 +26,25 @@ def atlas_choices(data: Source) -> dict[str, Measure]:
 
     Args:
         data: Runs, or a site_frame of them.
+
+    Returns:
+        By name, those that are recorded at some site; all of them where none is (yet).
     """
     own = {
         name: one
         for name, one in own_measures(data).items()
         if one.kind == "weight" and one.in_atlas
     }
-    return ATLAS_METRICS | own
+    known = ATLAS_METRICS | own
+    frames = (
+        [data] if isinstance(data, pd.DataFrame) else [run.sites for run in as_runs(data or [])]
+    )
+    held = {
+        name: one
+        for name, one in known.items()
+        if any(name in frame.columns and frame[name].notna().any() for frame in frames)
+    }
+    return held or known
 
 
 def atlas_metric(name: str, data: Source = None) -> Measure:

@@ -22,9 +22,12 @@ from bvit_analysis.tables.frames import (
     site_frame,
 )
 from bvit_analysis.tables.groups import group_names, recipe_parts
+from bvit_analysis.tables.levels import remember_levels
 from bvit_analysis.tables.metrics import FLOAT, Metric, metrics_of, own_measures, remember
 from bvit_analysis.tables.seeds import diverged_at
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
+from bvit_analysis.tables.site_names import named
+from bvit_analysis.tables.verification import remember_unverified, unverified
 
 
 def run_table(runs: Runs) -> pd.DataFrame:
@@ -41,7 +44,8 @@ def run_table(runs: Runs) -> pd.DataFrame:
         diverged (the last step with a finite loss, NaN where all went well), teacher, test_accuracy,
         test_half_width (95%, over test images, not over seeds), validation_accuracy,
         teacher_test_accuracy, the other keys of METRICS, and the late mean of each measure that a run
-        declares of its own. ``attrs["parts"]`` has the parts of each recipe that claims are made for.
+        declares of its own; where a run has unverified sites, a column unverified that names them.
+        ``attrs["parts"]`` has the parts of each recipe that claims are made for.
     """
     listed = as_runs(runs)
     known = metrics_of(listed)
@@ -72,8 +76,11 @@ def run_table(runs: Runs) -> pd.DataFrame:
         *(name for name, one in known.items() if one.summary != "result"),
     ]
     table = pd.DataFrame(rows, columns=columns)
+    if unverified(listed):
+        table["unverified"] = [named(one.site for one in unverified(run)) for run, _ in done]
     table.attrs["parts"] = {name: sorted(parts) for name, parts in recipe_parts(listed).items()}
-    return remember(table, own_measures(listed).values())
+    table = remember(table, own_measures(listed).values())
+    return remember_levels(remember_unverified(table, listed), listed)
 
 
 def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:

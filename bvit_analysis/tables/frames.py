@@ -18,9 +18,11 @@ import pandas as pd
 from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
 from bvit_analysis.tables.groups import group_names
+from bvit_analysis.tables.levels import multilevel, remember_levels
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
 from bvit_analysis.tables.seeds import at_one_length, mark_diverged
 from bvit_analysis.tables.selection import Runs, as_runs, binary_runs
+from bvit_analysis.tables.verification import remember_unverified
 
 LATE = 0.1
 "Late means the last tenth of the recorded steps."
@@ -62,7 +64,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
 
     Returns:
         Columns run (position in the list), run_id, label, recipe, seed, step, site, order (place in the model), block, layer,
-        n_weights, and the metrics; one that a run lacks is NaN in its rows.
+        n_weights, and the metrics; one that a run lacks is NaN in its rows. ``attrs`` has what the runs say of their
+        own measures, and their sites that are unverified or have several levels.
 
     Raises:
         ConfigError: If a measure is neither in the catalogue nor one of the runs' own.
@@ -93,7 +96,8 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
     frame = remember(pd.concat(parts, ignore_index=True)[columns], own)
-    return mark_diverged(frame, listed)
+    frame = mark_diverged(frame, listed)
+    return remember_levels(remember_unverified(frame, listed), listed)
 
 
 def mean_over_sites(frame: pd.DataFrame, name: str, *, by: Sequence[str] = ()) -> pd.DataFrame:
@@ -193,6 +197,12 @@ def weight_sites(run: Run) -> list[str]:
     return [str(site) for site in table.loc[table["kind"] == "weight", "site"]]
 
 
+def flipping_sites(run: Run) -> list[str]:
+    """Return the names of a run's weight sites that have flips: those of two levels, in model order."""
+    flipless = {one.site for one in multilevel(run)}
+    return [site for site in weight_sites(run) if site not in flipless]
+
+
 def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.ndarray]]:
     """Return the per-weight flip counts of a run's weight sites, of those that are stored.
 
@@ -201,10 +211,10 @@ def flip_counts(run: Run, *, site: str | None = None) -> dict[str, dict[str, np.
         site: One site; None takes all.
 
     Returns:
-        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on. Sites that are missing among
-        others are named in a RunWarning.
+        Site name -> arrays as ``Run.counts`` gives them; empty while the run goes on, without those of more than two
+        levels, which have no flips. Sites that are missing among others are named in a RunWarning.
     """
-    return dict(_counts_by_site(run, weight_sites(run) if site is None else [site]))
+    return dict(_counts_by_site(run, flipping_sites(run) if site is None else [site]))
 
 
 def flip_totals(run: Run) -> tuple[int, int, int] | None:
@@ -214,7 +224,7 @@ def flip_totals(run: Run) -> tuple[int, int, int] | None:
     """
     gross = net = weights = 0
     # One at a time: together they may fill the memory.
-    for _, counts in _counts_by_site(run, weight_sites(run)):
+    for _, counts in _counts_by_site(run, flipping_sites(run)):
         gross += int(counts["gross"].sum(dtype=np.int64))
         net += int((counts["first_sign"] != counts["last_sign"]).sum())
         weights += counts["gross"].size

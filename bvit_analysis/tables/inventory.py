@@ -7,8 +7,12 @@ import pandas as pd
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.records.info import shown
+from bvit_analysis.tables.frames import flipping_sites
 from bvit_analysis.tables.groups import flat
+from bvit_analysis.tables.levels import NOT_QUANTIZED, multilevel
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
+from bvit_analysis.tables.site_names import named
+from bvit_analysis.tables.verification import unverified
 
 _KINDS = ("weight", "activation", "attention")
 _TABLES = ("scalars", "sites", "histograms", "channels", "trajectories")
@@ -22,7 +26,8 @@ def inventory(runs: Runs) -> pd.DataFrame:
 
     Returns:
         Index: folder, kind, recipe, seed, state, steps, error, test accuracy, sites of each kind, rows of each table,
-        what else was recorded, measures of its own where a run has any, parts left out; columns: labels of the runs. Everything is text.
+        what else was recorded; measures of its own, unverified sites and sites of several levels where a run has any;
+        parts left out. Columns: labels of the runs. Everything is text.
     """
     listed = as_runs(runs)
     facts = [_facts(run) for run in listed]
@@ -83,13 +88,23 @@ def _facts(run: Run) -> dict[str, str]:
     facts |= {name: "yes" if there else "no" for name, there in held.items()}
     own = [name for name in run.measures if name not in MEASURES]
     facts |= {"measures of its own": ", ".join(own)} if own else {}
+    doubted = [one.site for one in unverified(run)]
+    facts |= {"unverified sites": named(doubted)} if doubted else {}
+    levels: dict[str, list[str]] = {}
+    for one in multilevel(run):
+        many = f"more than {NOT_QUANTIZED - 1}" if one.levels == NOT_QUANTIZED else one.levels
+        levels.setdefault(f"{many or 'unknown'} levels", []).append(one.site)
+    if levels:
+        facts["sites of several levels"] = "; ".join(
+            f"{many}: {named(sites)}" for many, sites in levels.items()
+        )
     return facts | {"parts left out": str(len(run.warnings))}
 
 
 def _has_counts(run: Run) -> bool:
-    sites = run.site_table.loc[run.site_table["kind"] == "weight", "site"]
+    first = next(iter(flipping_sites(run)), None)
     try:
-        return bool(len(sites)) and bool(run.counts(sites.iloc[0]))
+        return first is not None and bool(run.counts(first))
     except RunError:
         return False
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
-from bvit_analysis.tables import chance
 from bvit_analysis.tables.ablation import ablation_table
 from bvit_analysis.tables.evidence import run_table
 from bvit_analysis.tables.selection import Runs
@@ -67,7 +66,7 @@ def pairing_table(
     return pd.DataFrame(rows, columns=[*columns, "paired_width", "unpaired_width", "ratio"])
 
 
-def correlation(x: Sequence[float], y: Sequence[float]) -> float:
+def correlation(x: ArrayLike, y: ArrayLike) -> float:
     """Return Pearson's r, NaN for fewer than three points or where one side does not vary."""
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(a) < FEWEST or np.ptp(a) == 0 or np.ptp(b) == 0:
@@ -93,7 +92,7 @@ def fisher_interval(r: float, count: int, *, level: float = 0.95) -> tuple[float
     return math.tanh(math.atanh(r) - half), math.tanh(math.atanh(r) + half)
 
 
-def welch_width(x: Sequence[float], y: Sequence[float], *, level: float = 0.95) -> float:
+def welch_width(x: ArrayLike, y: ArrayLike, *, level: float = 0.95) -> float:
     """Return the width of Welch's interval of a difference of means, NaN below three values a side."""
     from scipy.special import stdtrit
 

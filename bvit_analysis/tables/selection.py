@@ -17,7 +17,9 @@ from bvit_analysis.records import Run, RunWarning, find_runs, load_run
 from bvit_analysis.records.info import shown
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT
 from bvit_analysis.records.places import RUN_FILE
+from bvit_analysis.tables.levels import levels_sentence
 from bvit_analysis.tables.metrics import FLOAT, ordered
+from bvit_analysis.tables.verification import unverified_sentence
 
 Runs: TypeAlias = Run | Sequence[Run]
 
@@ -223,6 +225,8 @@ def describe_runs(runs: Runs) -> str:
     if unfinished:
         states = ", ".join(f"{run.run_id} is {run.state} at step {run.step}" for run in unfinished)
         text += f" Not finished, shown as far as they are recorded: {states}."
+    for sentence in (levels_sentence(binary), unverified_sentence(binary)):
+        text += f" {sentence}" if sentence else ""
     # A recipe or a run may carry any name; this stays one line.
     return f"{' '.join(text.split())} Read from {_places(listed)}."
 

@@ -11,16 +11,19 @@ from numpy.typing import NDArray
 from bvit_analysis.records import Run
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.frames import flip_counts
+from bvit_analysis.tables.levels import multilevel, remember_levels
+from bvit_analysis.tables.verification import remember_unverified, unverified_sentence
 
 Window = tuple[int, int]
 "First and last applied step, both included."
+_SITE = "site"
 
 
 def followed(run: Run, site: str) -> pd.DataFrame:
     """Return the weights of a site that were followed step by step, with a mark at each flip.
 
     A flip is a row whose sign differs from the row before of the same weight,
-    f_t = [s_t != s_(t-1)].
+    f_t = [s_t != s_(t-1)]. Where weights have more than two levels it is a sign change and no flip, see turns().
 
     Args:
         run: The run.
@@ -33,7 +36,20 @@ def followed(run: Run, site: str) -> pd.DataFrame:
     rows = rows.sort_values(["index", "step"], ignore_index=True)
     same = np.diff(rows["index"], prepend=-1) == 0
     turned = np.diff(rows["sign"].to_numpy(np.int64), prepend=0) != 0
-    return rows.assign(flip=same & turned)
+    found = rows.assign(flip=same & turned)
+    found.attrs[_SITE] = site
+    return remember_levels(remember_unverified(found, [run]), [run])
+
+
+def sentence_of(rows: pd.DataFrame) -> str:
+    """Return the sentence on an unverified site, of rows or a ranking of its followed weights; empty without one."""
+    return unverified_sentence(rows, sites=[rows.attrs.get(_SITE, "")])
+
+
+def turns(rows: pd.DataFrame) -> str:
+    """Return what a change of sign is called in rows or a ranking of a site: 'flips', or 'sign changes' of several levels."""
+    site = rows.attrs.get(_SITE)
+    return "sign changes" if any(one.site == site for one in multilevel(rows)) else "flips"
 
 
 def inside(rows: pd.DataFrame, window: Window | None) -> pd.DataFrame:
@@ -82,6 +98,7 @@ def rank_weights(rows: pd.DataFrame, width: int, window: Window | None = None) -
             }
         )
     frame = pd.DataFrame(ranked, columns=["index", "output", "input", "flips", "return_steps"])
+    frame.attrs |= rows.attrs
     return frame.sort_values("flips", ascending=False, kind="stable", ignore_index=True)
 
 

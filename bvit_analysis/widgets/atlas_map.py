@@ -27,6 +27,7 @@ class AtlasMap:
         mesh: Any = ax.collections[0]
         self.mesh = mesh
         self.title = ax.set_title(" ")
+        low, high = ax.get_ylim()
         dashes: dict[str, Any] = {"color": "white", "linewidth": 1.2, "linestyle": (0, (4, 3))}
         ends = mesh.get_coordinates()[0, [0, -1], 0]
         self.ends = [ax.plot([0, 0], [0, 1], **dashes)[0] for _ in ends]
@@ -34,6 +35,7 @@ class AtlasMap:
         self.box.set_clip_on(False)
         ax.add_patch(self.box)
         ax.set_xlim(*ends)  # marks must not stretch the axes
+        ax.set_ylim(low, high)
         self.sites: tuple[str, ...] = ()
 
     @property
@@ -72,10 +74,12 @@ def side_by_side(
         figure = style.figure(width, height)
         figure.set_layout_engine(None)
         bar = figure.add_axes((1 - 0.95 / width, bottom, 0.16 / width, up))
-        maps = []
-        for number, run in enumerate(runs):
-            ax = figure.add_axes((left, bottom, across, up))
+        places = []
+        for _ in runs:  # all before the first is drawn, whose note makes the figure higher
+            places.append(figure.add_axes((left, bottom, across, up)))
             left += across + (0.32 if alike else margin + 0.32) / width
+        maps = []
+        for number, (run, ax) in enumerate(zip(runs, places, strict=True)):
             last = number == len(runs) - 1
             plots.plot_flip_atlas(
                 run, ax=ax, metric=metric, limits=limits, bar=bar if last else "none"

@@ -121,8 +121,13 @@ class BimodalityExplorer(Explorer):
         return (
             f"{where}, step {self.value('step')}: {'; '.join(parts)} (Gaussian "
             f"weights: {MEASURES['bimodality_coefficient'].null:.2f} and "
-            f"{MEASURES['mass_near_zero_010'].null:.1%}). " + " ".join(verdicts)
+            f"{MEASURES['mass_near_zero_010'].null:.1%}). " + " ".join([*verdicts, *self._doubt()])
         )
+
+    def _doubt(self) -> list[str]:
+        """Return the sentence on the unverified sites that are shown; the ridges show all of them."""
+        sentence = tables.unverified_sentence(self._shown(), kind="weight")
+        return [sentence] if sentence else []
 
     def _shown(self) -> list[Run]:
         names = dict.fromkeys((self.value("run"), self.value("beside")))
@@ -208,11 +213,16 @@ class Scene:
 
     def show(self, draw: Callable[[Axes], list[Artist]]) -> Figure:
         """Replace the marks by those that `draw` makes, the title being one of them, and return the figure."""
+        figure = self._ground.figure
+        before = style.noted(figure)
+        style.forget_notes(figure)
         for mark in self._ground.marks:
             if mark is not self._title:
                 mark.remove()
         with style.bvit():
             self._ground.marks = draw(self.ax)
+        if style.noted(figure) != before:
+            self._ground.forget()
         for mark in self._ground.marks:
             mark.set_animated(True)
-        return self._ground.figure
+        return figure

@@ -215,7 +215,9 @@ class RunComparer(Explorer):
             parts.append(text)
         most = max(len(rows[rows["recipe"] == recipe]) for recipe in set(rows["recipe"]))
         hedge = " Fewer than three seeds a recipe: differences may be chance." if most < 3 else ""
-        return f"Mean test accuracy: {'; '.join(parts)}.{hedge}"
+        chosen = [self.names[name] for name in rows["run"]]
+        notes = filter(None, (tables.levels_sentence(chosen), tables.unverified_sentence(chosen)))
+        return " ".join([f"Mean test accuracy: {'; '.join(parts)}.{hedge}", *notes])
 
     def rows(self) -> list[list[str]]:
         """Return the panels as they lie in one picture."""

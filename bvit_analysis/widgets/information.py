@@ -127,7 +127,8 @@ class InformationExplorer(Explorer):
         text = "The signs of single channels are not recorded here."
         if parts:
             text = f"At {style.clip(site)}, step {self.value('step')}: {'; '.join(parts)}."
-        return f"{text} {self._say_attention()}"
+        doubt = tables.unverified_sentence(shown, sites=[site, *self._attention_site()])
+        return " ".join(filter(None, (text, self._say_attention(), doubt)))
 
     def _say_attention(self) -> str:
         examples = self._examples()
@@ -158,6 +159,10 @@ class InformationExplorer(Explorer):
     def _examples(self) -> AttentionExamples | None:
         run = self.runs.get(self.value("run"))
         return None if run is None else run.attention
+
+    def _attention_site(self) -> list[str]:
+        examples = self._examples()
+        return [] if examples is None else [examples.sites[self.value("block")]]
 
     def _offer(self) -> None:
         """Offer the images, attention sites and tokens of the run, and keep what is chosen where it has them."""
@@ -193,13 +198,16 @@ class InformationExplorer(Explorer):
 
     def _draw_attention(self) -> Figure:
         run = self.runs.get(self.value("run"))
-        return plots.plot_attention(
+        figure = plots.plot_attention(
             self._examples(),
             image=self.value("image"),
             block=self.value("block"),
             token=self.value("token"),
             names=() if run is None else tables.class_names(run),
         )
+        doubt = tables.unverified_sentence(run, sites=self._attention_site())
+        style.note(figure.axes[-1], doubt)
+        return figure
 
 
 def activation_sites(run: Run) -> list[str]:

@@ -94,7 +94,8 @@ class LiveRun(W.VBox):  # type: ignore[misc]
                 self._draw(run)
                 words = self._running(run) if run.state == "running" else _ended(run)
             self.state = run.state
-            self._say(words, [str(one.message) for one in caught])
+            notes = [str(one.message) for one in caught]
+            self._say(words, [*filter(None, [tables.unverified_sentence(run)]), *notes])
         except (BvitError, OSError) as error:
             begun = (self.run_dir / "run.json").exists()
             self.state = "failed" if begun else "waiting"

@@ -15,14 +15,19 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bvit_analysis import plots, tables
 from bvit_analysis.plots import style
+from bvit_analysis.plots.flips import atlas_notes
 from bvit_analysis.records import Run
 from bvit_analysis.tables.weights import inside, rank_weights
 from bvit_analysis.widgets.atlas_map import SIZE, AtlasMap, side_by_side
 from bvit_analysis.widgets.base import Explorer, read_runs, run_names
 from bvit_analysis.widgets.screen import fixed, wiped
+from bvit_analysis.widgets.weight_words import row_of, weight_text
 
 NONE = "none"
 "Choice of no second run."
+
+LEVELS = "level_change_rate"
+"What takes the place of the flip rate where weights have more than two levels."
 
 _WARM = (
     0.1  # the window begins after so much of the run: first signs that settle are no oscillation
@@ -45,6 +50,12 @@ class OscillationExplorer(Explorer):
         super().__init__("Oscillation atlas")
         self.runs = run_names(tables.binary_runs(read_runs(runs)))
         offered = list(tables.atlas_choices(list(self.runs.values())))
+        self._flipless = {
+            (name, one.site): one
+            for name, run in self.runs.items()
+            for one in tables.multilevel(run)
+        }
+        shown = next((name for name in ("flip_rate", LEVELS) if name in offered), offered[0])
         self._all = tables.site_frame(list(self.runs.values()), offered, kind="weight")
         self._kept: dict[Hashable, Any] = {}
         self._grounds: dict[Hashable, list[AtlasMap]] = {}
@@ -58,7 +69,7 @@ class OscillationExplorer(Explorer):
             ax.yaxis.set_label_coords(-0.105, 0.5)
         for name in list(self.runs)[:_READY]:  # read now, so that nobody waits at the first choice
             self._late(name)
-            self._found(name, "flip_rate")
+            self._found(name, shown)
         run = self.control(
             "run", W.Dropdown(options=list(self.runs), value=first, description="run")
         )
@@ -70,7 +81,7 @@ class OscillationExplorer(Explorer):
         )
         metric = self.control(
             "metric",
-            W.Dropdown(options=offered, value="flip_rate", description="measure"),
+            W.Dropdown(options=offered, value=shown, description="measure"),
         )
         site = self.control("site", W.Select(options=[], description="site", rows=9))
         window = self.control(
@@ -127,12 +138,19 @@ class OscillationExplorer(Explorer):
         return self.runs.get(self.value(control))
 
     def _late(self, name: str | None) -> dict[str, float]:
-        """Return the flip rate of each site over the last half of a run; in its last tenth few flips are left."""
+        """Return the flip rate of each site over the last half of a run; in its last tenth few flips are left.
+
+        Of sites of more than two levels it is the rate of their level changes.
+        """
 
         def make() -> dict[str, float]:
-            frame = tables.site_frame(self.runs[name or ""], ["flip_rate"], kind="weight")
-            late = tables.late_by_site(frame, "flip_rate", share=tables.LAST_HALF)
-            return dict(zip(late["site"].astype(str), late["flip_rate"].astype(float), strict=True))
+            rates: dict[str, float] = {}
+            frame = tables.site_frame(self.runs[name or ""], ["flip_rate", LEVELS], kind="weight")
+            for measure in ("flip_rate", LEVELS):
+                late = tables.late_by_site(frame, measure, share=tables.LAST_HALF)
+                sites, found = late["site"].astype(str), late[measure].astype(float)
+                rates |= dict(zip(sites, found, strict=True))
+            return rates
 
         return self._once(("late", name), make) if name in self.runs else {}
 
@@ -207,7 +225,7 @@ class OscillationExplorer(Explorer):
         chosen = weight.value
         rows = [] if ranked is None else ranked.to_dict("records")
         weight.options = [
-            (f"[{row['output']}, {row['input']}]  flips: {row['flips']}", row["index"])
+            (f"[{row['output']}, {row['input']}]  {self._turns()}: {row['flips']}", row["index"])
             for row in rows
         ]
         known = [row["index"] for row in rows]
@@ -224,10 +242,13 @@ class OscillationExplorer(Explorer):
         shown = [name for name in names if name in founds and founds[name].sites]
         if not shown:
             figure, (ax,) = fixed(*SIZE)
-            style.nothing(ax, f"No {metric} of weight sites is recorded in these runs (yet).")
+            levels = tables.levels_sentence([self.runs[name] for name in founds], measure=metric)
+            nothing = f"No {metric} of weight sites is recorded in these runs (yet)."
+            style.nothing(ax, levels or nothing)
             return figure
         forms = [(founds[name].sites, founds[name].edges.tobytes()) for name in shown]
-        key = (metric, *forms)
+        notes = [tuple(atlas_notes(self.runs[name], metric, founds[name])) for name in shown]
+        key = (metric, *forms, *notes)  # the notes stand in the ground
         if key not in self._grounds:
             while len(self._grounds) >= _GROUNDS:
                 self._grounds.pop(next(iter(self._grounds)))
@@ -249,7 +270,8 @@ class OscillationExplorer(Explorer):
         plots.plot_flip_ranking(
             self._ranked(), ax=ax, site=site, window=self.value("window"), colour=colour
         )
-        _retitle(ax, "Most oscillating in the window")
+        flips = self._turns() == "flips"
+        _retitle(ax, "Most oscillating in the window" if flips else "Most sign changes there")
         return figure
 
     def _ranks(self) -> Figure:
@@ -293,12 +315,13 @@ class OscillationExplorer(Explorer):
                     colour="#999999" if again else colours[recipes[name]],
                     label=style.clip(self.runs[name].label, 30),
                 )
-        row = _row(self._ranked(), index)
+        row = row_of(self._ranked(), index)
         where = f"{style.clip(str(site), 34)} [{row.get('output')}, {row.get('input')}]"
         with style.bvit():
             for ax, label in ((latent, "latent weight"), (gradient, "gradient"), (sign, "sign")):
                 ax.set_ylabel(label)
-                ax.set_title(f"{where}: a dot is a flip" if ax is latent else "")
+                dot = "a flip" if self._turns() == "flips" else "a sign change"
+                ax.set_title(f"{where}: a dot is {dot}" if ax is latent else "")
                 ax.set_xlabel(style.STEP if ax is sign else "")
             # an exponent in the corner would lie on the axes above
             latent.yaxis.set_major_locator(MaxNLocator(4))
@@ -321,36 +344,31 @@ class OscillationExplorer(Explorer):
         if site is None:
             return f"{style.clip(self.runs[name].label)} has no weight sites."
         words = []
-        rates = {self.runs[name].label: self._late(name).get(site)}
-        if self.value("beside") in self.runs:
-            rates[self.runs[self.value("beside")].label] = self._late(self.value("beside")).get(
-                site
-            )
-        known = [
-            f"{rate:.2g} in {style.clip(label, 40)}"
-            for label, rate in rates.items()
-            if rate is not None
-        ]
+        shown = [one for one in dict.fromkeys((name, self.value("beside"))) if one in self.runs]
         where = style.clip(str(site), 60)
-        if known:
-            words.append(
-                f"At {where}, in the last half of training, flips per weight and step: "
-                f"{', '.join(known)}."
-            )
-        ranked, (low, high) = self._ranked(), self.value("window")
-        row = _row(ranked, self.value("weight"))
-        if not row:
-            words.append("No single weight of this site was followed.")
-        else:
-            flips = row["flips"]
-            text = (
-                f"Weight [{row['output']}, {row['input']}] flips {_times(flips)} in steps {low} to "
-                f"{high}"
-            )
-            if flips > 1:
-                text += f"; the median step from a flip to the flip back is {row['return_steps']:g}"
-            words.append(text + ".")
-        return " ".join(words)
+        for what in ("flips", "level changes"):
+            known = [
+                f"{self._late(one)[site]:.2g} in {style.clip(self.runs[one].label, 40)}"
+                for one in shown
+                if site in self._late(one)
+                and (what == "level changes") == ((one, site) in self._flipless)
+            ]
+            if known:
+                words.append(
+                    f"At {where}, in the last half of training, {what} per weight and step: "
+                    f"{', '.join(known)}."
+                )
+        row = row_of(self._ranked(), self.value("weight"))
+        words.append(weight_text(row, self.value("window"), flips=self._turns() == "flips"))
+        listed = [self.runs[one] for one in shown]
+        words.append(tables.levels_sentence(listed, sites=[site]))
+        words.append(tables.unverified_sentence(listed, kind="weight", sites=[site]))
+        return " ".join(filter(None, words))
+
+    def _turns(self) -> str:
+        """Return what a change of sign is called at the chosen site: 'flips', or 'sign changes' of several levels."""
+        here = (self.value("run"), self.controls["site"].value)
+        return "sign changes" if here in self._flipless else "flips"
 
     def rows(self) -> list[list[str]]:
         """Return the panels as they lie in one picture."""
@@ -367,15 +385,6 @@ class OscillationExplorer(Explorer):
                 recipes.setdefault(tables.recipe_of(run), name)
         names = [name for name in self.runs if name in recipes.values()]
         return {"run": names, "site": sites} if sites else {"run": [self.value("run")]}
-
-
-def _row(ranked: pd.DataFrame | None, index: int | None) -> dict[str, Any]:
-    rows = [] if ranked is None else ranked[ranked["index"] == index].to_dict("records")
-    return rows[0] if rows else {}
-
-
-def _times(count: int) -> str:
-    return {0: "never", 1: "once", 2: "twice"}.get(count, f"{count} times")
 
 
 def _retitle(ax: Axes, title: str) -> None:

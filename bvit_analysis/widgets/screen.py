@@ -45,6 +45,10 @@ class Ground:
         self._known: tuple[object, object] | None = None
         figure.bvit_ground = self  # type: ignore[attr-defined]
 
+    def forget(self) -> None:
+        """Draw what stays anew next time, since it has changed."""
+        self._known = None
+
     def canvas(self) -> FigureCanvasAgg:
         """Return the drawn canvas, marks where they are now."""
         self.figure.set_canvas(self._canvas)
@@ -140,6 +144,9 @@ def fixed(
 
 def wiped(axes: Sequence[Axes]) -> Sequence[Axes]:
     """Return axes without what was drawn on them: making new ones takes longer than most drawings."""
+    for canvas in {ax.get_figure(root=True) for ax in axes}:
+        if canvas is not None:
+            style.forget_notes(canvas)
     for ax in axes:
         for artist in [*ax.lines, *ax.patches, *ax.collections, *ax.texts]:
             artist.remove()

@@ -118,7 +118,7 @@ def test_a_tap_dies_with_its_listener() -> None:
     listener, _ = listening(net)
     del listener
     net(*inputs(0))
-    Tap()(net, (), None)
+    Tap()(net, (), {}, None)
 
 
 def test_heads_become_channels() -> None:

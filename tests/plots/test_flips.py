@@ -193,6 +193,7 @@ def test_followed_flips_are_sign_changes_of_one_weight() -> None:
             }
         )
         site_table = pd.DataFrame({"site": ["a"], "shape": [(4, 4)]})
+        info = {"sites": []}
 
         def trajectories_at(self, site: str) -> pd.DataFrame:
             return self.trajectories[self.trajectories["site"] == site]

@@ -26,6 +26,7 @@ from bvit_analysis.report import build_report, render_notebook
 from bvit_analysis.report.markup import markdown_html, mathml, safe_html
 from bvit_analysis.report.pdf import find_browser, print_pdf
 from tests.support.executed import HOSTILE, png, put, write_executed
+from tests.support.noted_run import noted
 from tests.support.synthetic_run import make_run
 from tests.support.waiting import alive, wait_for
 
@@ -222,6 +223,19 @@ def test_unreadable_runs_are_a_row_not_an_error(tmp_path: Path) -> None:
     text = build_report(executed, tmp_path / "out", runs=[chosen]).read_text(encoding="utf-8")
     assert "interrupted" in text
     assert "gone" not in text.partition("<h2>Notebooks")[0].partition("<h2>Runs")[2]
+
+
+def test_what_must_be_known_of_a_run_stands_below_the_table(tmp_path: Path) -> None:
+    executed, site = tmp_path / "executed", "blocks.0.attn.qkv"
+    put(executed, "one", [new.new_code_cell("1")])
+    plain = make_run(tmp_path / "plain", steps=4)
+    doubted = make_run(tmp_path / "doubted", steps=4)
+    noted(doubted, {site: {"verified": False, "unverified": "no <pass> was seen", "levels": 4}})
+    text = build_report(executed, tmp_path / "out", runs=[plain, doubted]).read_text("utf-8")
+    (note,) = re.findall('<p class="note">(.*)</p>', text)
+    assert note.startswith(f"doubted: The weights of {site} (baseline, seed 0) have 4 levels: ")
+    assert f"uses: {site} (baseline, seed 0: no &lt;pass&gt; was seen)." in note
+    assert "left out" not in text
 
 
 def test_an_explorer_has_controls_links_and_its_files(report: Path) -> None:
