@@ -96,6 +96,7 @@ def _settings(run: Run) -> dict[str, str]:
         for section in ("data", "model", "training", "teacher", "watch"):
             own = config.get(section, plain[section])
             if isinstance(own, dict):
+                found[section] = "given"
                 default = plain[section] or plain["training"]
                 found |= {
                     f"{section}.{key}": value for key, value in flat({**default, **own}).items()
@@ -214,12 +215,17 @@ def comparability(runs: Runs) -> list[str]:
     for name, several in meanings.items():
         if len(several) > 1:
             notes.append(f"runs declare {len(several)} different measures named {name}")
-    by_recipe: dict[str, dict[str, None]] = {}
-    for run, name in zip(listed, names, strict=True):
-        by_recipe.setdefault(recipe_of(run), {})[split_name(name)[0]] = None
-    for recipe, variants in by_recipe.items():
-        if len(variants) > 1:
-            notes.append(f"runs named {recipe} have {len(variants)} different recipes")
+    variants: dict[str, dict[str, None]] = {}
+    for run, group in zip(listed, names, strict=True):
+        config = run.config if isinstance(run.config, dict) else {}
+        recorded = config.get("recipe")
+        plain = shown(recorded.get("name", "custom")) if isinstance(recorded, dict) else ""
+        variants.setdefault(plain or recipe_of(run), {})[split_name(group)[0]] = None
+    for recipe, groups in variants.items():
+        if len(groups) > 1:
+            notes.append(
+                f"runs named {recipe} have {len(groups)} different recipes: {', '.join(groups)}"
+            )
     return notes
 
 
