@@ -231,7 +231,10 @@ def comparability(runs: Runs) -> list[str]:
 
 def _everything(run: Run) -> dict[str, Any]:
     config = run.config if isinstance(run.config, dict) else {}
-    facts = flat({k: v for k, v in config.items() if k not in _NOT_COMPARED})
+    settings = flat({k: v for k, v in config.items() if k not in _NOT_COMPARED})
+    facts = {key: "none" if value is None else value for key, value in settings.items()}
+    if isinstance(config.get("teacher"), dict):
+        facts["teacher"] = "given"
     facts |= _content(run)
     for key in _ENVIRONMENT:
         value = run.info.get(key)

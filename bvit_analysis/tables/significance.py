@@ -8,6 +8,7 @@ they can reach, 2^(1-n), does not grow with the size of the family. The larger p
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
@@ -142,11 +143,10 @@ def _flipped_sums(d: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
         return
     step = max(1, _AT_ONCE // comparisons)
     if seeds > MOST_EXACT:
-        random = np.random.default_rng(0)
+        signs = _drawn_signs(seeds)
         step = max(1, step // seeds)
         for first in range(0, _DRAWN, step):
-            count = min(step, _DRAWN - first)
-            yield (2.0 * random.integers(0, 2, (count, seeds)) - 1.0) @ d
+            yield signs[first : first + step].astype(np.float64) @ d
         return
     middle = seeds // 2
     few, many = _all_sums(d[:middle]), _all_sums(d[middle:])
@@ -157,6 +157,12 @@ def _flipped_sums(d: NDArray[np.float64]) -> Iterator[NDArray[np.float64]]:
     for first in range(0, len(few), rows):
         part = few[first : first + rows, None, :] + many[None, :, :]
         yield part.reshape(-1, comparisons)
+
+
+@functools.lru_cache(maxsize=2)
+def _drawn_signs(seeds: int) -> NDArray[np.int8]:
+    random = np.random.default_rng(0)
+    return (2 * random.integers(0, 2, (_DRAWN, seeds), dtype=np.int8) - 1).astype(np.int8)
 
 
 def _all_sums(d: NDArray[np.float64]) -> NDArray[np.float64]:

