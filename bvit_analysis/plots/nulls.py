@@ -113,6 +113,7 @@ def null_marks(
             label=look.name,
             zorder=3,
         )
+        style.hold(marks[-1], x=towards, y=np.arange(len(table)))
         for row, (value, place) in enumerate(zip(table["value"], places, strict=True)):
             if np.isnan(value) or len(shown) > _MOST_NUMBERS:
                 continue
