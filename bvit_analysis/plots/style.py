@@ -151,8 +151,11 @@ def legend(ax: Axes, *, title: str = "", handles: Sequence[Artist] | None = None
             look |= {"title_fontsize": 7, "handlelength": 1.6}
         else:
             look |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
-        ax.legend(handles=list(handles), **look)
+        drawn = ax.legend(handles=list(handles), **look)
+        for text in drawn.get_texts() if _narrow(ax) else ():
+            text.set_text(_folded(text.get_text(), 26))
     literal(ax)
+    legible(ax)
 
 
 def _inches(ax: Axes) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import pytest
 
 from bvit_analysis import plots, tables
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.plots.drawn import drawn_numbers
 from bvit_analysis.plots.flips import flip_back_table
 from bvit_analysis.plots.trajectories import most_flipping
 from bvit_analysis.records import Run

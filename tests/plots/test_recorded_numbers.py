@@ -66,10 +66,6 @@ def line(frame: pd.DataFrame, series: int) -> dict[int, float]:
     ("draw", "name", "kind"),
     [
         (plots.plot_flip_rate, "flip_rate", "weight"),
-        (plots.plot_sign_entropy, "sign_entropy_bits", "activation"),
-        (plots.plot_near_constant, "near_constant_share", "activation"),
-        (plots.plot_binarization_error, "binarization_error", "activation"),
-        (plots.plot_twin_agreement, "twin_agreement", "activation"),
     ],
 )
 def test_lines_of_sites_are_means_of_what_was_recorded(
@@ -92,6 +88,28 @@ def test_lines_of_sites_are_means_of_what_was_recorded(
         assert low == pytest.approx(
             {step: min(one[step] for one in own) for step in own[0]}, abs=1e-12
         )
+
+
+@pytest.mark.parametrize(
+    ("draw", "name"),
+    [
+        (plots.plot_sign_entropy, "sign_entropy_bits"),
+        (plots.plot_near_constant, "near_constant_share"),
+        (plots.plot_binarization_error, "binarization_error"),
+        (plots.plot_twin_agreement, "twin_agreement"),
+    ],
+)
+def test_lines_of_activations_are_means_of_what_was_recorded(
+    runs: list[Run], draw: Callable[..., Any], name: str
+) -> None:
+    frame = numbers(draw(runs, over="steps"))
+    lines = frame[(frame["kind"] == "line") & frame["x"].notna()]
+    found = [line(frame, series) for series in lines["series"].unique()]
+    for number in range(2):
+        own = [weighted(run, name, "activation") for run in runs[3 * number : 3 * number + 3]]
+        wanted = {step: sum(one[step] for one in own) / 3 for step in own[0]}
+        assert 0.0 in wanted.values()
+        assert any(one == pytest.approx(wanted, abs=1e-12) for one in found)
 
 
 def test_lines_by_site_have_the_zeros_of_the_record(runs: list[Run]) -> None:
