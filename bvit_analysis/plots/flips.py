@@ -240,12 +240,14 @@ def plot_flip_distribution(
     """
     if null not in ("both", "poisson", "ar1", "none"):
         raise ConfigError(unknown_name("null", null, ("both", "poisson", "ar1", "none")))
+    runs = tables.binary_runs(data)
+    tables.check_site(runs, site)
     pooled: dict[str, list[np.ndarray]] = {}
     length: dict[str, int] = {}
-    for run in tables.binary_runs(data):
+    for run, group in zip(runs, tables.group_names(runs), strict=True):
         for counts in tables.flip_counts(run, site=site).values():
-            pooled.setdefault(tables.recipe_of(run), []).append(counts["gross"].ravel())
-            length[tables.recipe_of(run)] = int(counts["steps"])
+            pooled.setdefault(group, []).append(counts["gross"].ravel())
+            length[group] = int(counts["steps"])
     ax = style.axes(ax)
     sites = None if site is None else [site]
     levels = tables.levels_sentence(tables.binary_runs(data), sites=sites)

@@ -44,6 +44,7 @@ def plot_bimodality_nulls(
         The axes, one row a statistic.
     """
     chosen = tables.binary_runs(runs)
+    tables.check_site(chosen, site)
     found = statistics_of(chosen, site, step)
     ax = style.axes(ax)
     if not any(len(table) for table in found):

@@ -45,7 +45,7 @@ from bvit_analysis.tables.site_names import clip as clip
 STEP = "applied optimizer step"
 NULL_COLOUR = "#707070"
 SEQUENTIAL = "cividis"
-NARROW = 5.0
+NARROW = 3.6
 "Inches below which a figure, such as a column of a paper, has small print, and its legend below the data."
 ZERO = "#C8C8C8"
 "Of cells that are zero where colours are logarithmic; what was not recorded is left white."
@@ -231,7 +231,7 @@ def titles(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
         width, height = _inches(ax)
         title, x, y = (
             _folded(text, int(letters))
-            for text, letters in ((title, 13 * width), (x, 14 * width), (y, 14 * height))
+            for text, letters in ((title, 8 * width), (x, 9 * width), (y, 14 * height))
         )
     ax.set_title(title)
     ax.set_xlabel(x)

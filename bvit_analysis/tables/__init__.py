@@ -74,6 +74,7 @@ from bvit_analysis.tables.pairing import pairing_table as pairing_table
 from bvit_analysis.tables.selection import Runs as Runs
 from bvit_analysis.tables.selection import as_runs as as_runs
 from bvit_analysis.tables.selection import binary_runs as binary_runs
+from bvit_analysis.tables.selection import check_site as check_site
 from bvit_analysis.tables.selection import close_ups as close_ups
 from bvit_analysis.tables.selection import describe_runs as describe_runs
 from bvit_analysis.tables.selection import in_order as in_order

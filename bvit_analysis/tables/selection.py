@@ -185,6 +185,25 @@ def check_recipes(asked: Iterable[str], present: Iterable[str], *, kind: str = "
             raise ConfigError(unknown_name(kind, name, known))
 
 
+def check_site(runs: Runs, site: str | None) -> str | None:
+    """Refuse a site that none of these runs has, before it is taken for one of which nothing is recorded.
+
+    Args:
+        runs: Runs that are looked at.
+        site: Name of a site; None or '' stands for all.
+
+    Returns:
+        The site, None for all.
+
+    Raises:
+        ConfigError: If some run has sites and none has this one.
+    """
+    known = dict.fromkeys(str(one) for run in as_runs(runs) for one in run.site_table["site"])
+    if site and known and site not in known:
+        raise ConfigError(unknown_name("site", site, known))
+    return site or None
+
+
 def close_ups(runs: Runs, recipes: Sequence[str] = ()) -> list[Run]:
     """Return a few binary runs to look at closely: the first of each recipe named, else the first of all.
 

@@ -115,7 +115,8 @@ def test_distribution_of_one_site_without_nulls(runs: list[Run]) -> None:
     ax = plots.plot_flip_distribution(runs, site="blocks.0.attn.qkv", null="none")
     assert legend(ax) == ["baseline", "binaryvit"]
     assert ax.get_title(loc="left") == "Who flips: blocks.0.attn.qkv"
-    assert not plots.plot_flip_distribution(runs, site="nowhere").axison
+    with pytest.raises(ConfigError, match=r"unknown site .*did you mean 'blocks.0.attn.qkv'"):
+        plots.plot_flip_distribution(runs, site="blocks.0.atn.qkv")
 
 
 def test_flip_back_weighs_sites_by_their_flips() -> None:

@@ -282,3 +282,26 @@ def test_close_ups_refuse_a_name_before_anything_is_drawn(tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match="did you mean 'baseline'"):
         tables.close_ups([], ["basline"])
     assert tables.close_ups([run], ["grs"]) == [run]
+
+
+@pytest.mark.slow
+def test_a_site_that_no_run_has_is_refused_before_anything_is_drawn(tmp_path: Path) -> None:
+    run = made(tmp_path / "a")
+    calls: tuple[Callable[[], object], ...] = (
+        lambda: tables.check_site([run], "blocks.0.mlp.fc3"),
+        lambda: plots.plot_flip_distribution([run], site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_trajectories(run, site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_flip_ranks([run], site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_weight(run, site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_latent_histogram(run, site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_latent_density([run], site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_bimodality_nulls([run], site="blocks.0.mlp.fc3"),
+        lambda: plots.plot_channel_entropy([run], site="blocks.0.mlp.fc3"),
+    )
+    for call in calls:
+        with pytest.raises(
+            ConfigError, match=r"unknown site 'blocks.0.mlp.fc3'.*did you mean 'blocks.0.mlp.fc[12]"
+        ):
+            call()
+    assert tables.check_site([run], "") is None
+    assert tables.check_site([], "anything") == "anything"
