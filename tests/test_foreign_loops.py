@@ -312,6 +312,25 @@ def test_micro_batches_evaluations_and_passes_without_a_backward_pass(tmp_path) 
     assert_as_by_hand(*watched(loop, tmp_path / "run"), passes=3)
 
 
+def test_micro_batches_stay_where_the_first_weight_is_not_used(tmp_path) -> None:
+    """As with dropped layers: no gradient reaches it, so it cannot tell that gradients were thrown away."""
+
+    def model_of():
+        model = binary_vit()
+        model.blocks[0].attn.forward = lambda x, attn_mask=None, is_causal=False: x
+        return model
+
+    model = model_of()
+    optimizer = adamw(model)
+    with Watch(model, tmp_path / "run", config=EACH, optimizer=optimizer) as watch:
+        for k in range(3):
+            (loss_of(model, k) / 3).backward()
+        optimizer.step()
+        watch.step()
+    rows = load_run(tmp_path / "run").channels
+    assert set(rows["n"]) == {3 * IMAGES * 5}
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_steps_that_a_scaler_skips_leave_nothing(fused, tmp_path) -> None:
     overflows = (1, 3)

@@ -104,7 +104,7 @@ class Passes(Listener):
         task = torch._C._current_graph_task_id()
         if task != self._task:
             self._task = task
-            if self._used and self._cleared():
+            if self._used and self._cleared(self._latents[:1] if number is None else self._latents):
                 if not torch.equal(self._weights(), self._begin_weights):
                     self._probing = True
                 else:
@@ -124,11 +124,12 @@ class Passes(Listener):
         self._passes += 1
         self._seen = set()
 
-    def _cleared(self) -> bool:
-        if not self._latents:
+    def _cleared(self, latents: Sequence[nn.Parameter]) -> bool:
+        """Return whether gradients were thrown away, by those that this backward pass has not reached yet."""
+        if not latents:
             return False  # nothing tells
-        gradient = self._latents[0].grad
-        return gradient is None or not bool(gradient.any())
+        gradients = [p.grad for p in latents if p.grad is not None]
+        return not any(bool(gradient.any()) for gradient in gradients)
 
     @torch.no_grad()
     def _weights(self) -> Tensor:

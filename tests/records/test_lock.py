@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from bvit_analysis import processes
@@ -29,6 +30,7 @@ from bvit_analysis.records.lock import (
     take_lock,
     writer_of,
 )
+from tests.support.waiting import wait_for
 
 HOST = socket.gethostname()
 
@@ -288,7 +290,10 @@ def test_the_lock_of_a_killed_process_is_taken_over_before_anyone_asked_for_it(
         with pytest.raises(RunHeldError, match=f"written by process {child.pid} on {HOST}"):
             RunWriter(path, info={}, resume_step=0)
         child.kill()
-        assert child.stdout.read() == ""  # it is dead now, and nobody has asked for its exit code
-    RunWriter(path, info={}, resume_step=0).close()
-    assert leftovers(path) == []
-    assert child.wait() == -signal.SIGKILL
+        # Its files are closed a moment before it is dead; nobody asks for its exit code.
+        wait_for(lambda: psutil.Process(child.pid).status() == psutil.STATUS_ZOMBIE)
+    try:
+        RunWriter(path, info={}, resume_step=0).close()
+        assert leftovers(path) == []
+    finally:
+        assert child.wait() == -signal.SIGKILL
