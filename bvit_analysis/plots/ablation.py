@@ -64,7 +64,7 @@ def _strip(ax: Axes, one: pd.DataFrame, recipes: list[str], known: tables.Metric
         row = one[one["recipe"] == recipe].iloc[0]
         values = list(row["values"])
         spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(len(values))
-        ax.plot(
+        (points,) = ax.plot(
             values,
             position + 0.18 + spread,
             linestyle="none",
@@ -74,7 +74,8 @@ def _strip(ax: Axes, one: pd.DataFrame, recipes: list[str], known: tables.Metric
             alpha=0.75,
             label=style.clip(recipe, 30),
         )
-        _interval(ax, position - 0.12, row["mean"], row["low"], row["high"], colours[recipe])
+        style.hold(points, y=float(position))
+        _interval(ax, position, -0.12, row["mean"], row["low"], row["high"], colours[recipe])
         words.append(f"{recipe} {row['mean']:{known.form}} (n={row['n']})")
     teacher = one[one["recipe"] == tables.FLOAT]
     if len(teacher) and teacher["n"].iloc[0] > 0:
@@ -92,12 +93,17 @@ def _strip(ax: Axes, one: pd.DataFrame, recipes: list[str], known: tables.Metric
     style.describe(ax, f"{known.label}, mean over seeds: {', '.join(words)}.")
 
 
-def _interval(ax: Axes, y: float, mean: float, low: float, high: float, colour: Any) -> None:
+def _interval(
+    ax: Axes, position: int, aside: float, mean: float, low: float, high: float, colour: Any
+) -> None:
     if math.isnan(mean):
         return
-    ax.plot([mean], [y], marker="|", markersize=11, markeredgewidth=2.2, color=colour)
+    y = position + aside
+    drawn = ax.plot([mean], [y], marker="|", markersize=11, markeredgewidth=2.2, color=colour)
     if math.isfinite(low) and math.isfinite(high):
-        ax.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
+        drawn += ax.plot([low, high], [y, y], color=colour, linewidth=1.8, solid_capstyle="butt")
+    for line in drawn:
+        style.hold(line, y=float(position))
 
 
 @style.bvit()
@@ -127,23 +133,18 @@ def plot_differences(
     known = tables.metric(name, data)
     runs = data if isinstance(data, pd.DataFrame) else tables.run_table(data)
     table = tables.ablation_table(runs, name, baseline=baseline, level=level)
-    values = dict(
-        zip(table["recipe"], zip(table["seeds"], table["values"], strict=True), strict=True)
-    )
     rows = table[table["common_seeds"] > 0]
     ax = style.axes(ax, height=1.6 + 0.5 * max(2, len(rows)))
     if rows.empty:
         levels = tables.levels_sentence(runs, measure=known.measure.name)
         nothing = f"No seed has been run with both {baseline} and another recipe."
         return style.nothing(ax, levels or nothing)
-    reference = dict(zip(*values[baseline], strict=True))
     colours, markers = style.colours(rows["recipe"]), style.markers(rows["recipe"])
     style.null_line(ax, 0.0, "no difference", vertical=True)
     for position, row in enumerate(rows.to_dict("records")):
         recipe = row["recipe"]
-        pairs = zip(row["seeds"], row["values"], strict=True)
-        points = [value - reference[seed] for seed, value in pairs if seed in reference]
-        ax.plot(
+        points = [own - reference for own, reference in row["pairs"]]
+        (marks,) = ax.plot(
             points,
             np.full(len(points), position + 0.15),
             linestyle="none",
@@ -153,8 +154,9 @@ def plot_differences(
             alpha=0.75,
             label=f"{style.clip(recipe, 30)} (n={len(points)})",
         )
+        style.hold(marks, y=float(position))
         ends = (row["difference_low"], row["difference_high"])
-        _interval(ax, position - 0.15, row["difference"], *ends, colours[recipe])
+        _interval(ax, position, -0.15, row["difference"], *ends, colours[recipe])
     style.category_ticks(ax, rows["recipe"].tolist())
     ax.set_ylim(len(rows) - 0.5, -0.5)
     ax.grid(visible=False, axis="y")

@@ -127,6 +127,7 @@ def plot_latent_histogram(
     if kind not in ("heat", "ridge"):
         raise ConfigError(unknown_name("kind", kind, ("heat", "ridge")))
     table = histogram_table(run, site=site, kind="latent_normalised")
+    tables.check_site([run] if run else [], site)  # by now it is one run
     ax = style.axes(ax, height=4.0 if kind == "heat" else 4.8)
     if run is None or table.empty:
         return style.nothing(ax, NO_WEIGHTS)

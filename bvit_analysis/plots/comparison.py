@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.plots import style
-from bvit_analysis.plots.series import STEP
+from bvit_analysis.plots.series import STEP, last_values
 from bvit_analysis.records import MEASURES
 from bvit_analysis.tables.metrics import own_measures
 
@@ -152,11 +152,10 @@ def plot_compared(
 def compared_text(frame: pd.DataFrame, name: str, chosen: Mapping[Any, Any]) -> str:
     """Return the description of plot_compared: the last values of the chosen runs, by recipe."""
     title, _ = _words(frame, name)
-    last = frame.sort_values("step").groupby("run", sort=False).last()
-    last = last[[run in chosen for run in last.index]]
-    means = last.groupby("recipe")[name].mean()
-    text = ", ".join(f"{recipe} {means[recipe]:.3g}" for recipe in tables.ordered(means.index))
-    text = f"{title} of {len(last)} runs over training; at their last record {text or 'nothing'}."
+    shown = frame[frame["run"].isin(list(chosen))]
+    text = last_values(shown, name) if len(shown) else "nothing"
+    count = shown["run"].nunique()
+    text = f"{title} of {count} runs over training; at their last step in common {text}."
     notes = (tables.levels_sentence(frame, measure=name), _doubt(frame, name))
     return " ".join([text, *filter(None, notes)])
 

@@ -118,6 +118,7 @@ def plot_latent_density(
         The axes.
     """
     chosen = tables.binary_runs(runs)
+    tables.check_site(chosen, site)
     ax = style.axes(ax)
     drawn: list[tuple[str, int, float, float]] = []
     for run, look in zip(chosen, looks(chosen), strict=True):

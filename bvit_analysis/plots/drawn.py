@@ -1,4 +1,8 @@
-"""The numbers of a finished figure as a table: what a reader sees, not the table it was made of."""
+"""The numbers of a finished figure as a table: what was recorded of all that is drawn in it.
+
+They are read from the figure. Where a picture moves a mark, to its border or beside another, the mark holds what it stands for
+(hold), and that is given; what is there for the eye alone is left out.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +39,21 @@ Numbers = dict[str, Array]
 "Columns of equal length, of one thing drawn."
 
 
+def hold(artist: Artist, **numbers: Any) -> None:
+    """Remember what an artist stands for, where it is drawn elsewhere than at its numbers.
+
+    Args:
+        artist: A line, points or cells.
+        numbers: x, y, x2, y2 or value, each one number or as many as it has points.
+    """
+    artist.bvit_held = numbers  # type: ignore[attr-defined]
+
+
+def for_the_eye(artist: Artist) -> None:
+    """Mark an artist that repeats what another shows, so that its numbers are not given twice."""
+    artist.bvit_for_the_eye = True  # type: ignore[attr-defined]
+
+
 def drawn_numbers(figure: Figure) -> pd.DataFrame:
     """Return the numbers of everything drawn in a figure, one row a point, bar or cell.
 
@@ -62,12 +81,13 @@ def drawn_numbers(figure: Figure) -> pd.DataFrame:
         drawn = [*ax.lines, *ax.patches, *ax.collections, *ax.images]
         series = 0
         for artist in drawn:
-            if not artist.get_visible():
+            if not artist.get_visible() or getattr(artist, "bvit_for_the_eye", False):
                 continue
             label = known.get(artist, str(artist.get_label()))
             found = list(_numbers(artist, ax))
             for kind, numbers in found:
                 part = pd.DataFrame({name: np.ravel(values) for name, values in numbers.items()})
+                part = part.assign(**getattr(artist, "bvit_held", {}))
                 part["panel"], part["title"] = panel, _title(ax)
                 part["x_axis"], part["y_axis"] = _line(ax.get_xlabel()), _line(ax.get_ylabel())
                 part["kind"], part["series"] = kind, series

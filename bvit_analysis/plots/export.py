@@ -1,7 +1,8 @@
-"""A figure as files to take away: the picture, the drawing, and the numbers that were drawn.
+"""A figure as files to take away: the picture, the drawing, and the numbers that it shows.
 
 Text in the SVG stays text, so it can be searched, read aloud and edited; no font is embedded. The numbers are
-read from the finished figure and not from the table it was made of, so they are those a reader sees.
+read from the finished figure, so they are those of all that a reader sees; they are what was recorded, without what a picture
+does to them (plots/drawn.py).
 """
 
 from __future__ import annotations

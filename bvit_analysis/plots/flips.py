@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Normalize
 
 from bvit_analysis import tables
 from bvit_analysis.errors import ConfigError, unknown_name
@@ -58,16 +58,15 @@ def plot_flip_rate(
     levels = tables.levels_sentence(frame)
     if frame.empty:
         return style.nothing(ax, levels or _NO_FLIPS)
-    frame, silent = _above_zero(frame) if by == "site" else (frame, False)
     if by == "site":
         _lines_by_site(ax, frame)
         drawn = frame
     else:
-        drawn, silent = _above_zero(tables.mean_over_sites(frame, "flip_rate"))
+        drawn = tables.mean_over_sites(frame, "flip_rate")
         over_steps(ax, drawn, "flip_rate", by=by)
     style.log_limits(ax, drawn["flip_rate"], fallback=(1e-4, 1e-1))
     known = MEASURES["flip_rate"]
-    unit = known.unit + (" (lowest: none)" if silent else "")
+    unit = known.unit + (" (marks below: none)" if style.mark_zeros(ax) else "")
     style.titles(ax, title=known.title, x=STEP, y=unit)
     style.describe(
         ax,
@@ -75,15 +74,6 @@ def plot_flip_rate(
     )
     style.note(ax, levels)
     return style.note(ax, tables.unverified_sentence(frame, kind="weight"))
-
-
-def _above_zero(frame: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
-    """Lift rows without a flip to half the smallest rate, for zero has no logarithm, and say if any are."""
-    rates = frame["flip_rate"].astype(float)
-    positive = rates[rates > 0]
-    if positive.empty or len(positive) == len(rates):
-        return frame, False
-    return frame.assign(flip_rate=rates.clip(lower=float(positive.min()) / 2)), True
 
 
 def _lines_by_site(ax: Axes, frame: pd.DataFrame) -> None:
@@ -142,12 +132,13 @@ def plot_flip_atlas(
         return style.nothing(ax, atlas_gap(run, metric))
     known = tables.atlas_metric(metric, run)
     low, high = limits or tables.colour_limits(run, metric)
+    extremes = {"under": style.ZERO} if known.scale == "log" else {}
     mesh = ax.pcolormesh(
         found.edges,
         np.arange(len(found.sites) + 1) - 0.5,
-        atlas_cells(found, low),
-        norm=LogNorm(low, high) if known.scale == "log" else Normalize(low, high),
-        cmap=matplotlib.colormaps[style.SEQUENTIAL],
+        atlas_cells(found),
+        norm=style.LogColours(low, high) if known.scale == "log" else Normalize(low, high),
+        cmap=matplotlib.colormaps[style.SEQUENTIAL].with_extremes(**extremes),
         rasterized=True,
     )
     ax.grid(visible=False)
@@ -156,7 +147,10 @@ def plot_flip_atlas(
     owner = ax.get_figure(root=True)
     if owner is not None and bar != "none":
         place = {"ax": ax, "pad": 0.01} if bar == "beside" else {"cax": bar}
-        drawn = owner.colorbar(mesh, label=known.label, **place)
+        zeros = known.scale == "log" and bool((found.grid == 0).any())
+        drawn = owner.colorbar(
+            mesh, label=known.label + (" (grey: none)" if zeros else ""), **place
+        )
         drawn.ax.minorticks_off()
         if known.scale == "log":
             style.plain_log_ticks(drawn.ax.yaxis)
@@ -185,9 +179,9 @@ def atlas_notes(run: Run, metric: str, found: tables.Atlas) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
-def atlas_cells(found: tables.Atlas, low: float) -> np.ndarray:
-    """Return what an atlas draws: a cell below the scale in its lowest colour, for zero has no logarithm."""
-    return np.where(np.isnan(found.grid), np.nan, np.maximum(found.grid, low))
+def atlas_cells(found: tables.Atlas) -> np.ma.MaskedArray[Any, Any]:
+    """Return the cells of an atlas as they were recorded, masked where nothing was."""
+    return np.ma.masked_invalid(found.grid)
 
 
 def atlas_title(run: Run, metric: str) -> str:
@@ -246,12 +240,14 @@ def plot_flip_distribution(
     """
     if null not in ("both", "poisson", "ar1", "none"):
         raise ConfigError(unknown_name("null", null, ("both", "poisson", "ar1", "none")))
+    runs = tables.binary_runs(data)
+    tables.check_site(runs, site)
     pooled: dict[str, list[np.ndarray]] = {}
     length: dict[str, int] = {}
-    for run in tables.binary_runs(data):
+    for run, group in zip(runs, tables.group_names(runs), strict=True):
         for counts in tables.flip_counts(run, site=site).values():
-            pooled.setdefault(tables.recipe_of(run), []).append(counts["gross"].ravel())
-            length[tables.recipe_of(run)] = int(counts["steps"])
+            pooled.setdefault(group, []).append(counts["gross"].ravel())
+            length[group] = int(counts["steps"])
     ax = style.axes(ax)
     sites = None if site is None else [site]
     levels = tables.levels_sentence(tables.binary_runs(data), sites=sites)

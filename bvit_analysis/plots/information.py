@@ -193,6 +193,7 @@ def plot_channel_entropy(
     """
     pooled: dict[str, np.ndarray] = {}
     ends = (0.0, 1.0)
+    tables.check_site(tables.binary_runs(data), site)
     for run in tables.binary_runs(data):
         table = histogram_table(run, site=site, kind="channel_entropy")
         if not table.empty:

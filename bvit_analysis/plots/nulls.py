@@ -44,6 +44,7 @@ def plot_bimodality_nulls(
         The axes, one row a statistic.
     """
     chosen = tables.binary_runs(runs)
+    tables.check_site(chosen, site)
     found = statistics_of(chosen, site, step)
     ax = style.axes(ax)
     if not any(len(table) for table in found):
@@ -113,6 +114,7 @@ def null_marks(
             label=look.name,
             zorder=3,
         )
+        style.hold(marks[-1], x=towards, y=np.arange(len(table)))
         for row, (value, place) in enumerate(zip(table["value"], places, strict=True)):
             if np.isnan(value) or len(shown) > _MOST_NUMBERS:
                 continue

@@ -21,6 +21,8 @@ Data: TypeAlias = tables.Runs | pd.DataFrame
 
 By: TypeAlias = Literal["recipe", "run"]
 STEP = style.STEP
+MOST_PLAIN = 6
+"With more recipes than this, dashes tell apart what colours alone do not."
 MOST_DOTS = 12
 "Where a line has no more points than this, each is marked."
 
@@ -73,13 +75,17 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
         import seaborn
     except ImportError as error:
         raise missing_extra("a figure of series", ["seaborn"], "notebooks") from error
-    colours = style.colours(frame["recipe"])
+    colours, lines = style.colours(frame["recipe"]), style.dashes(frame["recipe"])
     already = list(ax.get_legend_handles_labels()[0])
     dots = "o" if frame["step"].nunique() <= MOST_DOTS else ""
     handles = []
     if by == "recipe":
         recipes = tables.ordered(frame["recipe"])
         shared, counts = in_common(frame, name)
+        several: dict[str, Any] = {}
+        if len(recipes) > MOST_PLAIN:
+            patterns = [_cycle(lines[recipe]) for recipe in recipes]
+            several = {"style": "recipe", "style_order": recipes, "dashes": patterns}
         if len(shared):
             seaborn.lineplot(
                 data=shared,
@@ -88,6 +94,7 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
                 hue="recipe",
                 hue_order=recipes,
                 palette=colours,
+                **several,
                 errorbar=("pi", 100) if shared["run"].nunique() > len(recipes) else None,
                 legend=False,
                 marker=dots or None,
@@ -96,7 +103,7 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
             )
         for recipe in recipes:
             text = f"{style.clip(recipe, 30)} ({counts[recipe]})"
-            handles.append(style.key(text, colours[recipe]))
+            handles.append(style.key(text, colours[recipe], line=lines[recipe]))
         _draw_alone(ax, frame[~frame["recipe"].isin(shared["recipe"])], name, colours)
         handles += _draw_diverged(ax, frame, name, colours)
     else:
@@ -118,6 +125,11 @@ def over_steps(ax: Axes, frame: pd.DataFrame, name: str, *, by: By = "recipe") -
             handles.append(style.key(label, colours[recipe], line=dashes))
     style.titles(ax, x=STEP)
     style.legend(ax, handles=[*handles, *already])
+
+
+def _cycle(line: Any) -> Any:
+    """Return dashes as seaborn takes them: the pattern alone, '' for none."""
+    return "" if line == "-" else line[1]
 
 
 def _draw_alone(ax: Axes, frame: pd.DataFrame, name: str, colours: Mapping[str, Any]) -> None:

@@ -16,15 +16,25 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.colors import Colormap, LinearSegmentedColormap
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from bvit_analysis.outputs import ALT_KEY
+from bvit_analysis.plots.drawn import for_the_eye
+from bvit_analysis.plots.drawn import hold as hold
 from bvit_analysis.plots.export import save_shown
-from bvit_analysis.plots.look import OTHER_COLOURS, OTHER_MARKERS
+from bvit_analysis.plots.look import CONTRAST as CONTRAST
+from bvit_analysis.plots.look import (
+    OTHER_COLOURS,
+    OTHER_DASHES,
+    OTHER_MARKERS,
+    contrast,
+    more_colours,
+    readable,
+)
 from bvit_analysis.plots.look import RECIPE_COLOURS as RECIPE_COLOURS
 from bvit_analysis.plots.look import RECIPE_MARKERS as RECIPE_MARKERS
 from bvit_analysis.plots.look import bvit as bvit
@@ -33,8 +43,12 @@ from bvit_analysis.tables import ordered
 from bvit_analysis.tables.site_names import clip as clip
 
 STEP = "applied optimizer step"
-NULL_COLOUR = "#777777"
+NULL_COLOUR = "#707070"
 SEQUENTIAL = "cividis"
+NARROW = 3.6
+"Inches below which a figure, such as a column of a paper, has small print, and its legend below the data."
+ZERO = "#C8C8C8"
+"Of cells that are zero where colours are logarithmic; what was not recorded is left white."
 
 
 class Picture(Figure):
@@ -85,10 +99,10 @@ def axes(ax: Axes | None, *, width: float = 7.2, height: float = 4.0) -> Axes:
 
 
 def colours(recipes: Iterable[str]) -> dict[str, str]:
-    """Return a colour for each recipe: the fixed one, or for other names one by order of name."""
+    """Return a colour for each recipe: the fixed one, or for other names one by order of name, no two alike."""
     names = ordered(recipes)
     others = [name for name in names if name not in RECIPE_COLOURS]
-    spare = {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
+    spare = dict(zip(others, more_colours(len(others)), strict=True))
     return {name: RECIPE_COLOURS.get(name) or spare[name] for name in names}
 
 
@@ -100,6 +114,14 @@ def markers(recipes: Iterable[str]) -> dict[str, str]:
     return {name: RECIPE_MARKERS.get(name) or spare[name] for name in names}
 
 
+def dashes(recipes: Iterable[str]) -> dict[str, Any]:
+    """Return dashes for each recipe, in step with colours(): plain for as many as there is a palette of colours for."""
+    names = ordered(recipes)
+    others = [name for name in names if name not in RECIPE_COLOURS]
+    turns = {name: i // len(OTHER_COLOURS) for i, name in enumerate(others)}
+    return {name: OTHER_DASHES[turns.get(name, 0) % len(OTHER_DASHES)] for name in names}
+
+
 def shades(count: int) -> list[tuple[float, float, float, float]]:
     """Return colours for something ordered, such as depth or time, dark first, none too pale for white."""
     colormap = matplotlib.colormaps["viridis"]
@@ -107,9 +129,9 @@ def shades(count: int) -> list[tuple[float, float, float, float]]:
 
 
 def distinct(count: int) -> list[str]:
-    """Return colours for things without order or recipe, repeated after ten."""
-    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", *OTHER_COLOURS]
-    return [known[i % len(known)] for i in range(count)]
+    """Return colours for things without order or recipe, no two alike."""
+    known = ["#0072B2", "#D55E00", "#009E73", "#CC79A7"][:count]
+    return known + more_colours(count - len(known))
 
 
 def density_colours() -> Colormap:
@@ -122,15 +144,31 @@ def legend(ax: Axes, *, title: str = "", handles: Sequence[Artist] | None = None
     if handles is None:
         handles = ax.get_legend_handles_labels()[0]
     if handles:
-        ax.legend(
-            handles=list(handles),
-            title=title,
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            borderaxespad=0.0,
-            alignment="left",
-        )
+        look: dict[str, Any] = {"title": title, "borderaxespad": 0.0, "alignment": "left"}
+        if _narrow(ax):  # beside the data it would take half of the picture
+            below = -(0.62 + 0.2 * ax.get_xlabel().count("\n")) / _inches(ax)[1]
+            look |= {"loc": "upper left", "bbox_to_anchor": (0.0, below), "fontsize": 7}
+            look |= {"title_fontsize": 7, "handlelength": 1.6}
+        else:
+            look |= {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0)}
+        drawn = ax.legend(handles=list(handles), **look)
+        for text in drawn.get_texts() if _narrow(ax) else ():
+            text.set_text(_folded(text.get_text(), 26))
     literal(ax)
+    legible(ax)
+
+
+def _inches(ax: Axes) -> tuple[float, float]:
+    """Return width and height of axes; never quite none."""
+    owner = ax.get_figure(root=True)
+    width, height = (7.2, 4.0) if owner is None else owner.get_size_inches()
+    box = ax.get_position()
+    return max(0.3, float(box.width * width)), max(0.3, float(box.height * height))
+
+
+def _narrow(ax: Axes) -> bool:
+    owner = ax.get_figure(root=True)
+    return owner is not None and float(owner.get_size_inches()[0]) < NARROW
 
 
 def key(label: str, colour: Any = NULL_COLOUR, *, line: Any = "-", width: float = 1.6) -> Line2D:
@@ -187,12 +225,73 @@ def one_legend(canvas: Figure) -> Figure:
 
 def titles(ax: Axes, *, title: str = "", x: str = "", y: str = "") -> None:
     """Set title and axis labels as literal text: strings from a run folder are never read as math."""
-    ax.set_title(clip(title, 90))
+    title = clip(title, 90)
+    if _narrow(ax):
+        _fit_narrow(ax)
+        width, height = _inches(ax)
+        title, x, y = (
+            _folded(text, int(letters))
+            for text, letters in ((title, 8 * width), (x, 9 * width), (y, 14 * height))
+        )
+    ax.set_title(title)
     ax.set_xlabel(x)
     ax.set_ylabel(y)
-    if x == STEP:
-        ax.xaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 5, 10], integer=True))
+    if x.replace("\n", " ") == STEP:
+        ax.xaxis.set_major_locator(
+            MaxNLocator(nbins=4 if _narrow(ax) else 8, steps=[1, 2, 5, 10], integer=True)
+        )
     literal(ax)
+
+
+def _folded(text: str, width: int) -> str:
+    return "\n".join(_wrapped(text, max(12, width)))
+
+
+def _fit_narrow(ax: Axes) -> None:
+    """Give a narrow figure small print, and a figure of the user's own without a layout room for its texts."""
+    for text, size in ((ax.title, 9), (ax.xaxis.label, 8), (ax.yaxis.label, 8)):
+        text.set_fontsize(size)
+    ax.tick_params(labelsize=7)
+    owner = ax.get_figure(root=True)
+    if owner is not None and not isinstance(owner, Picture) and owner.get_layout_engine() is None:
+        owner.set_layout_engine("constrained")
+
+
+def legible(ax: Axes) -> None:
+    """Give every text of the axes a colour that can be read on its ground, whatever style made figure and axes."""
+    owner = ax.get_figure(root=True)
+    paper = _ground("white", None if owner is None else owner.patch)
+    inside = _ground(paper, ax.patch)
+    legend = ax.get_legend()
+    framed = legend is not None and legend.get_frame_on()
+    of_legend = set() if legend is None else set(legend.findobj(Text))
+    outer = {ax.title, ax.xaxis.label, ax.yaxis.label}
+    outer |= {one for one in ax.get_children() if isinstance(one, Text) and one not in ax.texts}
+    for axis in (ax.xaxis, ax.yaxis):
+        outer |= {axis.get_offset_text(), *axis.get_ticklabels(), *axis.get_ticklabels(minor=True)}
+        for which in ("major", "minor"):  # ticks that come later
+            known = axis.get_tick_params(which=which).get("labelcolor")
+            if known is not None:
+                axis.set_tick_params(which=which, labelcolor=readable(known, paper))
+    for text in ax.findobj(Text):
+        ground = paper if text in outer or text in of_legend else inside
+        if text in of_legend and framed and legend is not None:
+            ground = _ground(paper, legend.get_frame())
+        box = text.get_bbox_patch()
+        ground = ground if box is None else _ground(ground, box)
+        if contrast(text.get_color(), ground) < CONTRAST:
+            text.set_color(readable(text.get_color(), ground))
+
+
+def _ground(below: Any, patch: Any) -> Any:
+    """Return the colour of a patch on what is below it."""
+    if patch is None or not patch.get_visible() or not patch.get_fill():
+        return below
+    red, green, blue, alpha = to_rgba(patch.get_facecolor())
+    lower = to_rgba(below)
+    return tuple(
+        alpha * a + (1 - alpha) * b for a, b in zip((red, green, blue), lower, strict=False)
+    )
 
 
 def literal(ax: Axes) -> None:
@@ -246,6 +345,7 @@ def describe(ax: Axes, text: str) -> Axes:
         The same axes; ``alt_text(ax)`` gives the sentence back.
     """
     ax.bvit_alt_text = " ".join(str(text).split())  # type: ignore[attr-defined]
+    legible(ax)
     return ax
 
 
@@ -320,9 +420,41 @@ def log_limits(ax: Axes, values: Iterable[float], *, fallback: tuple[float, floa
     """Make y logarithmic between round numbers around the positive values, never an empty range."""
     positive = [float(v) for v in values if math.isfinite(v) and v > 0]
     low, high = (min(positive), max(positive)) if positive else fallback
-    ax.set_yscale("log")
+    ax.set_yscale("log", nonpositive="mask")
     ax.set_ylim(_round_down(low / 1.05), 1 / _round_down(1 / (high * 1.05)))
     plain_log_ticks(ax.yaxis)
+
+
+class LogColours(LogNorm):
+    """A logarithmic scale of colours on which zero is below all: it has the colour map's colour for under."""
+
+    def __call__(self, value: Any, clip: bool | None = None) -> Any:
+        given: Any = np.ma.asarray(value, dtype=float)
+        low = float(self.vmin) if self.vmin is not None else 1.0
+        found = super().__call__(np.ma.where(given < low, low, given), clip)
+        return np.ma.where(given <= 0, -1.0, found)
+
+
+def mark_zeros(ax: Axes) -> bool:
+    """Draw a mark on a logarithmic axis' border where a line is zero, which has no logarithm; return whether one is."""
+    found = False
+    for line in list(ax.get_lines()):
+        x, y = (np.asarray(values, dtype=float) for values in line.get_data())
+        zero = y == 0
+        if zero.any() and line.get_transform() == ax.transData:
+            found = True
+            (marks,) = ax.plot(
+                x[zero],
+                np.zeros(zero.sum()),
+                transform=ax.get_xaxis_transform(),
+                linestyle="none",
+                marker="v",
+                markersize=4,
+                clip_on=False,
+                color=line.get_color(),
+            )
+            for_the_eye(marks)
+    return found
 
 
 def _round_down(value: float) -> float:

@@ -52,6 +52,7 @@ def plot_trajectories(
     if values not in ("latent", "gradient"):
         raise ConfigError(unknown_name("values", values, ("latent", "gradient")))
     run = one_run(run)
+    tables.check_site([run] if run else [], site)
     ax = style.axes(ax)
     if run is None:
         return style.nothing(ax, _NO_TRAJECTORIES)
@@ -173,6 +174,7 @@ def plot_weight(
     where = "" if site is None else str(site)
     if not isinstance(data, pd.DataFrame):
         run = one_run(data)
+        tables.check_site([run] if run else [], site)
         if run is not None and site is None:
             ranked = most_flipping_of(run)
             where = str(ranked["site"].iloc[0]) if len(ranked) else ""
@@ -241,6 +243,7 @@ def plot_flip_ranking(
     where = "" if site is None else str(site)
     if not isinstance(data, pd.DataFrame):
         run = one_run(data)
+        tables.check_site([run] if run else [], site)
         if run is not None and site is None:
             ranked = most_flipping_of(run)
             where = str(ranked["site"].iloc[0]) if len(ranked) else ""
@@ -287,6 +290,7 @@ def plot_flip_ranks(
         The axes.
     """
     runs = tables.binary_runs(data)
+    tables.check_site(runs, site)
     if site is None:
         flipless = {one.site for one in tables.multilevel(runs)}
         sites = [one for run in runs for one in tables.weight_sites(run)]

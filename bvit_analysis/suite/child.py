@@ -15,7 +15,7 @@ from typing import Any
 
 from bvit_analysis.files import write_json_atomic
 from bvit_analysis.suite.jobs import State
-from bvit_analysis.suite.parameters import read_notebook
+from bvit_analysis.suite.parameters import code_of, declared_parameters, read_notebook
 
 EXECUTING = ".executing.ipynb"
 "Name of the executed notebook until its end; papermill writes it in place, again and again."
@@ -36,6 +36,7 @@ def _run_notebook(order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     from traitlets.config import Config
 
     cells = len(read_notebook(Path(order["notebook"])).cells) + bool(order["parameters"])
+    _inject_declared_types(Path(order["notebook"]))
     limit = int(order["cell_timeout_s"])
     at, since = 0, time.monotonic()
 
@@ -95,6 +96,28 @@ def _run_notebook(order: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         # sys.exit(0) raises nothing here, yet the cells behind it were never executed.
         return ended("early_exit", f"cell {at + 1} left the notebook before its end")
     return ended("succeeded", None)
+
+
+def _inject_declared_types(notebook: Path) -> None:
+    """Let papermill write a path as a Path and a tuple as a tuple; its own Python knows JSON's types alone."""
+    from papermill.translators import PythonTranslator, papermill_translators
+
+    declared = declared_parameters(notebook)
+
+    class Typed(PythonTranslator):  # type: ignore[misc]
+        @classmethod
+        def codify(cls, parameters: Mapping[str, Any], comment: str = "Parameters") -> str:
+            lines = [str(super().codify(parameters, comment)).rstrip("\n")]
+            for name, value in parameters.items():
+                code = code_of(declared[name], value) if name in declared else None
+                if code is not None:
+                    lines.append(f"{name} = {code}")
+            if any("Path(" in line for line in lines[1:]):
+                lines.insert(1, "from pathlib import Path")
+            return "\n".join(lines) + "\n"
+
+    papermill_translators.register("python", Typed)
+    papermill_translators.register("python3", Typed)
 
 
 def _not_a_template(path: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import io
 import json
 import keyword
@@ -25,10 +26,13 @@ from bvit_analysis.errors import SuiteError
 from bvit_analysis.extras import missing_extra, not_installed
 
 _LISTS = ("list", "List", "Sequence", "tuple", "Tuple")
+_TUPLES = ("tuple", "Tuple")
 _MAPPINGS = ("dict", "Dict", "Mapping")
+_MOST_DIGITS = 4000  # Python itself reads no more
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _INTEGER = re.compile(r"[+-]?[0-9]+")
-_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[+-]?(inf|nan)")
+_REAL = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_NO_NUMBER = re.compile(r"\b(nan|inf|infinity)\b|[eE][+]?[0-9]{3}", re.IGNORECASE)
 
 
 class ParameterText(str):
@@ -126,7 +130,7 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
             and isinstance(statement.targets[0], ast.Name)
         ):
             name, default = statement.targets[0].id, _literal(statement.value)
-            kind = "object" if default is None else type(default).__name__
+            kind = _kind_of(default)
         else:
             continue
         if kind.startswith(("'", '"')):  # a quoted annotation
@@ -134,6 +138,19 @@ def declared_parameters(notebook: Path) -> dict[str, Parameter]:
         line = statement.end_lineno or statement.lineno
         found[name] = Parameter(name=name, type=kind, default=default, help=comments.get(line, ""))
     return found
+
+
+def _kind_of(default: Any) -> str:
+    """Return the annotation that a literal would have: 'object' for None, 'list[int]' for whole numbers in a list."""
+    if default is None:
+        return "object"
+    kind = type(default).__name__
+    if kind in _LISTS and default:
+        found = {_kind_of(item) for item in default}
+        found = {"float"} if found == {"int", "float"} else found
+        if len(found) == 1 and "object" not in found:
+            return f"{kind}[{found.pop()}{', ...' if kind in _TUPLES else ''}]"
+    return kind
 
 
 def _comments(source: str) -> dict[int, str]:
@@ -148,7 +165,7 @@ def _comments(source: str) -> dict[int, str]:
 def _literal(node: ast.expr | None) -> Any:
     try:
         return None if node is None else ast.literal_eval(node)
-    except ValueError:
+    except (ValueError, TypeError, SyntaxError, RecursionError):
         return None
 
 
@@ -207,10 +224,15 @@ def parse_parameter(parameter: Parameter, text: str) -> Any:
         >>> parse_parameter(rate, "1e-3")
         0.001
     """
-    try:
-        return _from_text(_annotation(parameter.type), text)
-    except _Mismatch as error:
-        raise _ill_typed(parameter, text) from error
+    kinds = [parameter.type]
+    if parameter.type in _LISTS:  # what is in it, the default alone tells
+        kinds.insert(0, _kind_of(parameter.default).replace("list", parameter.type, 1))
+    for kind in kinds:
+        try:
+            return _from_text(_annotation(kind), text)
+        except _Mismatch:
+            continue
+    raise _ill_typed(parameter, text)
 
 
 def check_parameter(parameter: Parameter, value: Any) -> Any:
@@ -233,10 +255,72 @@ def check_parameter(parameter: Parameter, value: Any) -> Any:
 
 def _ill_typed(parameter: Parameter, value: Any) -> SuiteError:
     given = f"{str(value)!r}" if isinstance(value, str) else f"{value!r} ({type(value).__name__})"
+    finite = "" if _all_finite(value) else " of finite numbers, as a notebook holds no nan or inf"
     return SuiteError(
-        f"parameter {parameter.name!r} must be of type {parameter.type}, got {given}; "
+        f"parameter {parameter.name!r} must be of type {parameter.type}{finite}, got {given}; "
         f"an example is its default {parameter.default!r}"
     )
+
+
+def _all_finite(value: Any) -> bool:
+    """Return whether a value or its text has no number that JSON cannot hold."""
+    if isinstance(value, str):
+        return not _NO_NUMBER.search(value)
+    if isinstance(value, Mapping):
+        return all(map(_all_finite, value.values()))
+    if isinstance(value, Sequence) and not isinstance(value, bytes):
+        return all(map(_all_finite, value))
+    return not isinstance(value, numbers.Real) or math.isfinite(value)
+
+
+def code_of(parameter: Parameter, value: Any) -> str | None:
+    """Return a checked value as Python in its declared type, None where JSON's own types do.
+
+    Args:
+        parameter: The declaration.
+        value: As check_parameter returned it; a tuple is a list in it, a path a string.
+
+    Example:
+        >>> code_of(Parameter(name="out", type="Path", default=None, help=""), "figures")
+        "Path('figures')"
+    """
+    code = _code(_annotation(parameter.type), value)
+    return None if code == repr(value) else code
+
+
+def _code(kind: ast.expr, value: Any) -> str:
+    for member in _options(kind) or []:
+        try:
+            _from_value(member, value)
+        except _Mismatch:
+            continue
+        return _code(member, value)
+    base, inner = _base(kind), _arguments(kind)
+    if base == "Path":
+        return f"Path({value!r})"
+    if base in _LISTS and isinstance(value, list):
+        kinds = _items(kind, len(value))
+        items = [_code(one, item) for one, item in zip(kinds, value, strict=True)]
+        if base in _TUPLES:
+            return f"({', '.join(items)}{',' if len(items) == 1 else ''})"
+        return f"[{', '.join(items)}]"
+    if base in _MAPPINGS and isinstance(value, dict) and len(inner) == 2:
+        return "{" + ", ".join(f"{k!r}: {_code(inner[1], v)}" for k, v in value.items()) + "}"
+    return repr(value)
+
+
+def _items(kind: ast.expr, count: int) -> list[ast.expr]:
+    """Return the kind of each item of a list or tuple; a tuple may name one for each place.
+
+    Raises:
+        _Mismatch: If a tuple of that many items is not declared.
+    """
+    inner = _arguments(kind)
+    if _base(kind) in _TUPLES and len(inner) > 1:
+        if len(inner) != count:
+            raise _Mismatch(count)
+        return inner
+    return [inner[0] if inner else ast.Name("object")] * count
 
 
 def _annotation(kind: str) -> ast.expr:
@@ -291,18 +375,19 @@ def _from_value(kind: ast.expr, value: Any) -> Any:
     if base == "int" and isinstance(value, numbers.Integral) and not isinstance(value, bool):
         return int(value)
     if base == "float" and isinstance(value, numbers.Real) and not isinstance(value, bool):
-        return float(value)
-    if base == "str" and isinstance(value, str | os.PathLike):
+        return _finite(value)
+    if base in ("str", "Path", "PurePath", "PathLike") and isinstance(value, str | os.PathLike):
         return str(os.fspath(value))
-    if base == "Literal" and any(
-        value == option and type(value) is type(option) for option in _choices(inner)
-    ):
-        return value
+    if base == "Literal":
+        plain = _json(value)
+        if any(plain == option and type(plain) is type(option) for option in _choices(inner)):
+            return plain
     if base in _LISTS and isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [_from_value(inner[0] if inner else ast.Name("object"), item) for item in value]
+        kinds = _items(kind, len(value))
+        return [_from_value(one, item) for one, item in zip(kinds, value, strict=True)]
     if base in _MAPPINGS and isinstance(value, Mapping) and all(isinstance(k, str) for k in value):
-        kinds = inner[1] if len(inner) == 2 else ast.Name("object")
-        return {str(key): _from_value(kinds, item) for key, item in value.items()}
+        each = inner[1] if len(inner) == 2 else ast.Name("object")
+        return {str(key): _from_value(each, item) for key, item in value.items()}
     raise _Mismatch(base)
 
 
@@ -313,25 +398,43 @@ def _from_text(kind: ast.expr, text: str) -> Any:
     base, word = _base(kind), text.strip()
     if base == "str":
         return text
+    if base in ("Path", "PurePath", "PathLike") and word:
+        return word
     if base == "None" and word.lower() in ("none", "null"):
         return None
     if base == "bool" and word.lower() in _TRUE + _FALSE:
         return word.lower() in _TRUE
-    if base == "int" and _INTEGER.fullmatch(word):
+    if base == "int" and _INTEGER.fullmatch(word) and len(word) < _MOST_DIGITS:
         return int(word)
     if base == "float" and _REAL.fullmatch(word):
-        return float(word)
+        return _finite(float(word))
     if base == "Literal":
-        for option in _choices(_arguments(kind)):
+        options = _choices(_arguments(kind))
+        for option in options:
             if word == str(option):
                 return option
+        for option in options:  # other ways to write it: true, none, +1
+            if not isinstance(option, str):
+                with contextlib.suppress(_Mismatch):
+                    other = _from_text(
+                        ast.Name(type(option).__name__.replace("NoneType", "None")), word
+                    )
+                    if other == option:
+                        return option
     if base in _LISTS and not word.startswith("["):
-        inner = _arguments(kind)
-        each = inner[0] if inner else ast.Name("str")
-        return [_from_text(each, item.strip()) for item in word.split(",")] if word else []
+        items = [item.strip() for item in word.split(",")] if word else []
+        kinds = _items(kind, len(items)) if _arguments(kind) else [ast.Name("str")] * len(items)
+        return [_from_text(one, item) for one, item in zip(kinds, items, strict=True)]
+    if base in ("object", "Any") and word.lower().lstrip("+-") in ("nan", "inf", "infinity"):
+        raise _Mismatch(word)
     if base in (*_LISTS, *_MAPPINGS, "object", "Any"):
         try:
-            return _from_value(kind, json.loads(word))
+            return _from_value(kind, json.loads(word, parse_constant=_refuse))
+        except _Mismatch:
+            if not _all_finite(word):
+                raise
+            if base in ("object", "Any"):
+                return text
         except ValueError:  # also what a mismatch is
             if base in ("object", "Any"):
                 return text
@@ -348,13 +451,32 @@ def _first(read: Any, members: list[ast.expr], value: Any) -> Any:
 
 
 def _choices(nodes: list[ast.expr]) -> list[Any]:
-    return [node.value for node in nodes if isinstance(node, ast.Constant)]
+    """Return the members of a Literal; -1 is an operator before a number, and a nested Literal has its own."""
+    found: list[Any] = []
+    for node in nodes:
+        if isinstance(node, ast.Subscript):
+            found += _choices(_arguments(node))
+        else:
+            with contextlib.suppress(ValueError):
+                found.append(ast.literal_eval(node))
+    return found
+
+
+def _finite(value: Any) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise _Mismatch(value)
+    return number
+
+
+def _refuse(constant: str) -> Any:
+    raise _Mismatch(constant)
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return value
+    if isinstance(value, numbers.Number) and hasattr(value, "item"):
+        value = value.item()  # NumPy's
     try:
-        return json.loads(json.dumps(value))
+        return json.loads(json.dumps(value, allow_nan=False))
     except (TypeError, ValueError, RecursionError) as error:
         raise _Mismatch(value) from error

@@ -6,7 +6,6 @@ The unit of every comparison is the run. Float runs are the teacher's: shown, ne
 from __future__ import annotations
 
 from bvit_analysis.tables.ablation import ablation_table as ablation_table
-from bvit_analysis.tables.ablation import comparability as comparability
 from bvit_analysis.tables.ablation import finding as finding
 from bvit_analysis.tables.ablation import scale_table as scale_table
 from bvit_analysis.tables.ablation import verdict_table as verdict_table
@@ -55,6 +54,8 @@ from bvit_analysis.tables.frames import scalar_frame as scalar_frame
 from bvit_analysis.tables.frames import site_frame as site_frame
 from bvit_analysis.tables.frames import site_summary as site_summary
 from bvit_analysis.tables.frames import weight_sites as weight_sites
+from bvit_analysis.tables.groups import comparability as comparability
+from bvit_analysis.tables.groups import group_names as group_names
 from bvit_analysis.tables.inventory import config_table as config_table
 from bvit_analysis.tables.inventory import damage as damage
 from bvit_analysis.tables.inventory import inventory as inventory
@@ -78,12 +79,15 @@ from bvit_analysis.tables.packed import packed_benchmark as packed_benchmark
 from bvit_analysis.tables.packed import packed_finding as packed_finding
 from bvit_analysis.tables.packed import packed_savings as packed_savings
 from bvit_analysis.tables.packed import shipped_benchmark as shipped_benchmark
+from bvit_analysis.tables.pairing import pairing_finding as pairing_finding
+from bvit_analysis.tables.pairing import pairing_table as pairing_table
 from bvit_analysis.tables.probes import probe_finding as probe_finding
 from bvit_analysis.tables.probes import probe_frame as probe_frame
 from bvit_analysis.tables.probes import probe_table as probe_table
 from bvit_analysis.tables.selection import Runs as Runs
 from bvit_analysis.tables.selection import as_runs as as_runs
 from bvit_analysis.tables.selection import binary_runs as binary_runs
+from bvit_analysis.tables.selection import check_site as check_site
 from bvit_analysis.tables.selection import close_ups as close_ups
 from bvit_analysis.tables.selection import describe_runs as describe_runs
 from bvit_analysis.tables.selection import in_order as in_order

@@ -1,4 +1,4 @@
-"""Recipes compared: intervals over seeds, differences paired by seed, verdicts, and what weakens them."""
+"""Recipes compared: intervals over seeds, differences paired by seed, and verdicts for the whole family of comparisons."""
 
 from __future__ import annotations
 
@@ -9,15 +9,29 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bvit_analysis.records import Measure
-from bvit_analysis.records.info import shown
+from bvit_analysis.errors import ConfigError, unknown_name
 from bvit_analysis.tables import chance
 from bvit_analysis.tables.evidence import run_table
-from bvit_analysis.tables.frames import flat
+from bvit_analysis.tables.groups import comparability, group_names, in_settings, split_name
 from bvit_analysis.tables.levels import levels_sentence
-from bvit_analysis.tables.metrics import FLOAT, Metric, metric, metrics_of, ordered
-from bvit_analysis.tables.selection import Runs, binary_runs, preset_parts, recipe_of
+from bvit_analysis.tables.metrics import FLOAT, RECIPE_ORDER, Metric, metric, metrics_of, ordered
+from bvit_analysis.tables.selection import Runs, binary_runs, preset_parts
+from bvit_analysis.tables.significance import (
+    FEWEST,
+    check_level,
+    flips_from,
+    holm,
+    sign_flip_ps,
+    smallest_p,
+    student_p,
+)
 from bvit_analysis.tables.verification import unverified_sentence
+
+_COLUMNS = (
+    *("recipe", "n", "mean", "low", "high", "values", "seeds", "common_seeds", "difference"),
+    *("difference_low", "difference_high", "p", "p_family", "p_smallest", "compared"),
+    *("verdict", "notes", "null", "pairs"),
+)
 
 
 def ablation_table(
@@ -30,50 +44,100 @@ def ablation_table(
 ) -> pd.DataFrame:
     """Compare recipes on one figure, with intervals over seeds and differences paired by seed.
 
-    With n < 3 seeds there are only points; from 3 on there is Student's interval and a verdict that
-    at most "suggests"; from 6 on also the sign-flip p, adjusted by Holm over the recipes
-    compared, and the interval excludes zero only where both agree.
+    With fewer than three common seeds there are only points. From three on there is Student's interval and a verdict that
+    at most "suggests"; as soon as sign flips can reach p <= 1 - level (six seeds for 0.95) they are asked too, and zero is
+    excluded only where both say so, adjusted for all recipes compared. A recipe under other settings than the
+    baseline is compared with the baseline of its own settings, or not at all.
 
     Args:
         runs: Runs to read, or their run_table.
         name: A key of METRICS, or a measure that the runs declare of their own.
-        baseline: The recipe that the others are compared with.
-        level: Coverage of the intervals, 0..1.
+        baseline: The recipe that the others are compared with, under any settings, or one group of it.
+        level: Coverage of the intervals, and 1 - level the most that false verdicts of this table may come to; 0..1.
         margin: Differences within +-margin are "no difference"; None takes the metric's own.
 
     Returns:
         One row a recipe, the teacher's (recipe 'float') last and uncompared. Columns recipe, n,
         mean, low, high, values (by seed), seeds, common_seeds, difference, difference_low,
-        difference_high, p, p_holm, verdict, notes, null (the figure at chance, NaN where that is no one
-        number). ``attrs["notes"]`` lists what makes the runs less than comparable.
+        difference_high, p, p_family (adjusted for the recipes compared), p_smallest (that p_family can reach with so
+        many seeds; 0 where Student's law is asked alone), compared (comparisons in the family), verdict, notes,
+        null (the figure at chance, NaN where that is no one number), pairs (own value and the baseline's, by common
+        seed). ``attrs["notes"]`` lists what makes the runs less
+        than comparable. Runs that diverged or are not finished are left out and named in notes.
 
     Raises:
-        ConfigError: If there is no metric of that name, or the level is not between 0 and 1.
+        ConfigError: If there is no metric or recipe of a name, or the level is not between 0 and 1.
     """
     table = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
-    known = metric(name, table)
-    bound = known.margin if margin is None else margin
-    recorded = table.attrs.get("parts", {})
-    notes = [] if isinstance(runs, pd.DataFrame) else comparability(runs)
-    series, row_notes = _by_seed(table, name)
-    reference = series.get(baseline, {})
-    rows = [_row(recipe, values, reference, level) for recipe, values in series.items()]
-    compared = [row for row in rows if row["recipe"] not in (baseline, FLOAT)]
-    for row, p in zip(compared, chance.holm([row["p"] for row in compared]), strict=True):
-        row["p_holm"] = p
-        recipe = row["recipe"]
-        parts = recorded[recipe] if recipe in recorded else preset_parts(recipe)
-        row["verdict"] = _verdict(row, known, bound, frozenset(parts))
-    for row in rows:
-        row["null"] = math.nan if known.measure.null is None else known.measure.null
-        row["notes"] = "; ".join(row_notes.get(row["recipe"], []))
-    columns = [
-        *("recipe", "n", "mean", "low", "high", "values", "seeds", "common_seeds", "difference"),
-        *("difference_low", "difference_high", "p", "p_holm", "verdict", "notes", "null"),
-    ]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame.attrs["notes"] = notes
+    frame = _compared(table, [name], baseline, level, margin)
+    frame = frame[list(_COLUMNS)]
+    frame.attrs["notes"] = [] if isinstance(runs, pd.DataFrame) else comparability(runs)
     return frame
+
+
+def _compared(
+    table: pd.DataFrame, names: Sequence[str], baseline: str, level: float, margin: float | None
+) -> pd.DataFrame:
+    """Return the rows of all figures, one family: columns metric, baseline_mean and those of ablation_table."""
+    check_level(level)
+    known = {name: metric(name, table) for name in names}
+    check_baseline(table, baseline)
+    recorded = table.attrs.get("parts", {})
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        series, notes = _by_seed(table, name)
+        for recipe, values in series.items():
+            reference = baseline_of(recipe, baseline, series)
+            row = _row(recipe, values, series.get(reference, {}), level)
+            row |= {"metric": name, "notes": "; ".join(notes.get(recipe, []))}
+            row["is_reference"] = recipe in (reference, FLOAT)
+            row["baseline_mean"] = _mean(list(series.get(reference, {}).values()))
+            null = known[name].measure.null
+            row["null"] = math.nan if null is None else null
+            row |= {"reference": reference, "baseline": baseline}
+            rows.append(row)
+    family = [row for row in rows if row["common_seeds"] >= FEWEST]
+    _adjust(family, level)
+    for row in rows:
+        row["compared"] = len(family)
+        if not row["is_reference"]:
+            recipe, one = row["recipe"], known[row["metric"]]
+            parts = recorded[recipe] if recipe in recorded else preset_parts(recipe)
+            bound = one.margin if margin is None else margin
+            row["verdict"] = _verdict(row, one, bound, frozenset(parts), level)
+    columns = ["metric", "baseline_mean", *_COLUMNS]
+    return pd.DataFrame([{key: row[key] for key in columns} for row in rows], columns=columns)
+
+
+def check_baseline(table: pd.DataFrame, baseline: str) -> None:
+    """Refuse a baseline that is no recipe, before it is taken for one without runs.
+
+    Args:
+        table: A run_table.
+        baseline: A recipe under any settings, or one group.
+
+    Raises:
+        ConfigError: If it is neither a preset nor a recipe or group of the table.
+    """
+    groups = [str(name) for name in table["recipe"].unique()]
+    known = ordered([*RECIPE_ORDER, *groups, *(split_name(name)[0] for name in groups)])
+    known = [name for name in known if name != FLOAT]
+    if baseline not in known:
+        raise ConfigError(unknown_name("baseline", baseline, known))
+
+
+def baseline_of(group: str, baseline: str, groups: Mapping[str, Any]) -> str:
+    """Return the group that a group is compared with: the baseline under the same settings, '' where there is none.
+
+    Args:
+        group: Name of a group.
+        baseline: A recipe, or a group; then groups under other settings are compared with nothing.
+        groups: All there are.
+    """
+    settings = split_name(group)[1]
+    wanted = baseline if split_name(baseline)[1] else in_settings(baseline, settings)
+    same = group == FLOAT or split_name(wanted)[1] == settings
+    return wanted if same and wanted in groups else ""
 
 
 def _by_seed(
@@ -82,32 +146,75 @@ def _by_seed(
     """Collect recipe -> seed -> value from finished runs, teacher last, and say what was left out."""
     notes: dict[str, list[str]] = {}
     series: dict[str, dict[Any, float]] = {}
-    for recipe in sorted(ordered(table["recipe"]), key=lambda recipe: recipe == FLOAT):
+    for recipe in ordered(table["recipe"]):
+        if recipe == FLOAT:
+            continue
         rows = table[table["recipe"] == recipe]
+        said: list[str] = []
         unfinished = int((rows["state"] != "finished").sum())
         if unfinished:
-            notes.setdefault(recipe, []).append(f"{unfinished} run(s) not finished, left out")
+            said.append(f"{unfinished} run(s) not finished, left out")
+        if "diverged" in rows:
+            parted = rows[rows["diverged"].notna()]
+            if len(parted):
+                listed = ", ".join(
+                    f"{run} at step {step:.0f}"
+                    for run, step in zip(parted["run_id"], parted["diverged"], strict=True)
+                )
+                said.append(f"{len(parted)} run(s) diverged, left out: {listed}")
+            rows = rows[rows["diverged"].isna()]
         rows = rows[rows["state"] == "finished"]
+        if "steps" in rows and rows["steps"].nunique() > 1:
+            shorter = rows[rows["steps"] < rows["steps"].max()]
+            listed = ", ".join(
+                f"{run} with {steps}"
+                for run, steps in zip(shorter["run_id"], shorter["steps"], strict=True)
+            )
+            said.append(
+                f"{len(shorter)} run(s) of fewer steps than {rows['steps'].max()}, left out: {listed}"
+            )
+            rows = rows.drop(shorter.index)
         lacking = int(rows[name].isna().sum())
-        if lacking and recipe != FLOAT:
-            notes.setdefault(recipe, []).append(f"{lacking} run(s) without {name}, left out")
+        if lacking:
+            said.append(f"{lacking} run(s) without {name}, left out")
         rows = rows[rows[name].notna()]
         seeds = rows["seed"].dropna()
         repeated = seeds[seeds.duplicated()].unique()
         if len(repeated):
             listed = ", ".join(str(seed) for seed in sorted(repeated))
-            notes.setdefault(recipe, []).append(
-                f"several runs of seed {listed}: their mean is used"
-            )
+            said.append(f"several runs of seed {listed}: their mean is used")
         # somebody else's training has no seed we know of: each such run counts, and pairs with none
         keys = rows["seed"].astype(object).where(rows["seed"].notna(), rows["run_id"])
         series[recipe] = rows.groupby(keys, sort=False)[name].mean().to_dict()
-    if name == "test_accuracy" and not series.get(FLOAT):
-        teachers = table[table["teacher_test_accuracy"].notna()]
-        if len(teachers):
-            by_seed = teachers.groupby("seed")["teacher_test_accuracy"].first()
-            series[FLOAT] = by_seed.to_dict()
+        if said:
+            notes[recipe] = said
+    teachers = _teachers(table, name)
+    if teachers or (table["recipe"] == FLOAT).any():
+        series[FLOAT] = teachers
     return series, notes
+
+
+def _teachers(table: pd.DataFrame, name: str) -> dict[Any, float]:
+    """Collect teacher -> value, each teacher once, however many students name it."""
+    own = table[(table["recipe"] == FLOAT) & (table["state"] == "finished")]
+    own = own[own[name].notna()]
+    found = dict(zip(own["run_id"], own[name].astype(float), strict=True))
+    if name != "test_accuracy":
+        return found
+    students = table[(table["recipe"] != FLOAT) & table["teacher_test_accuracy"].notna()]
+    names = students["teacher"] if "teacher" in students else pd.Series("", index=students.index)
+    for teacher, value in zip(names, students["teacher_test_accuracy"].astype(float), strict=True):
+        # Students that name no teacher have those that are here, or one for each figure; of one name and two figures
+        # there are two.
+        known = found.get(teacher) if teacher else None
+        if known == value or (not teacher and (len(own) or value in found.values())):
+            continue
+        found[teacher if teacher and known is None else f"{teacher} {value:g}".strip()] = value
+    return found
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values)) if values else math.nan
 
 
 def _row(
@@ -118,142 +225,148 @@ def _row(
     row: dict[str, Any] = {
         "recipe": recipe,
         "n": len(data),
-        "mean": float(np.mean(data)) if data else math.nan,
+        "mean": _mean(data),
         "low": low,
         "high": high,
         "values": data,
         "seeds": list(values),
         "common_seeds": 0,
         "verdict": "",
+        "paired": {},
+        "pairs": [],
     }
-    names = ("difference", "difference_low", "difference_high", "p", "p_holm")
+    names = ("difference", "difference_low", "difference_high", "p", "p_family", "p_smallest")
     row |= dict.fromkeys(names, math.nan)
     if recipe == FLOAT or values is reference:
         return row
-    paired = [value - reference[seed] for seed, value in values.items() if seed in reference]
-    row["common_seeds"] = len(paired)
+    paired = {seed: value - reference[seed] for seed, value in values.items() if seed in reference}
+    row["paired"], row["common_seeds"] = paired, len(paired)
+    row["pairs"] = [(value, reference[seed]) for seed, value in values.items() if seed in reference]
     if paired:
-        row["difference"] = float(np.mean(paired))
-        row["difference_low"], row["difference_high"] = chance.t_interval(paired, level=level)
-    if len(paired) >= 6:
-        row["p"] = chance.sign_flip_p(paired)
+        differences = list(paired.values())
+        row["difference"] = _mean(differences)
+        row["difference_low"], row["difference_high"] = chance.t_interval(differences, level=level)
     return row
 
 
-def _verdict(row: Mapping[str, Any], known: Metric, margin: float, parts: frozenset[str]) -> str:
-    """Judge one paired difference in the vocabulary of docs/reliability.md, never more strongly."""
+def _adjust(family: Sequence[dict[str, Any]], level: float) -> None:
+    """Fill in p of comparisons: of Student's law, and of sign flips where they can reach the threshold; the larger."""
+    flips = [row for row in family if row["common_seeds"] >= flips_from(level)]
+    alone = [student_p(list(row["paired"].values())) for row in family]
+    for row, p, adjusted in zip(family, alone, holm(alone), strict=True):
+        row["p"], row["p_family"], row["p_smallest"] = p, adjusted, 0.0
+    seeds = list(dict.fromkeys(seed for row in flips for seed in row["paired"]))
+    joint = [[row["paired"].get(seed, math.nan) for seed in seeds] for row in flips]
+    for row, own, adjusted in zip(flips, *sign_flip_ps(joint), strict=True):
+        row["p"], row["p_family"] = max(row["p"], own), max(row["p_family"], adjusted)
+        row["p_smallest"] = smallest_p(row["common_seeds"])
+
+
+def _verdict(
+    row: Mapping[str, Any], known: Metric, margin: float, parts: frozenset[str], level: float
+) -> str:
+    """Judge one paired difference in a fixed vocabulary, never more strongly; docs/decisions.md has the rule."""
+    if not row["n"]:
+        return ""
+    if not row["reference"]:
+        return f"not compared: no run of {row['baseline']} under the same settings"
     if not known.better or not known.moved_by & parts:
         return "no claim"
-    if row["common_seeds"] < 3:
-        return f"points only ({row['common_seeds']} common seed(s), 3 are needed)"
+    if row["common_seeds"] < FEWEST:
+        return f"points only ({row['common_seeds']} common seed(s), {FEWEST} are needed)"
     low, high = row["difference_low"], row["difference_high"]
-    excludes = low > 0 or high < 0
-    if row["common_seeds"] >= 6:
-        excludes = excludes and row["p_holm"] <= 0.05
+    excludes = row["p_family"] <= 1.0 - level and not low <= 0.0 <= high
     if not excludes and -margin <= low and high <= margin:
         text = f"no difference larger than {margin:g} detected at this scale"
     elif row["difference"] * known.better <= 0:
         text = "opposite direction" + ("" if excludes else ", inconclusive")
     else:
         text = "same direction, " + ("interval excludes zero" if excludes else "inconclusive")
-    return text if row["common_seeds"] >= 6 else f"suggests: {text}"
+    return text if row["common_seeds"] >= flips_from(level) else f"suggests: {text}"
 
 
-def comparability(runs: Runs) -> list[str]:
-    """List in plain sentences what differs between binary runs beside recipe and seed.
-
-    Args:
-        runs: Runs to compare; float runs are left out, for nothing is compared with them.
-
-    Returns:
-        One sentence a difference in versions, hardware, data, model, training or watching; empty
-        where all are equal.
-    """
-    facts: dict[str, dict[str, list[str]]] = {}
-    recipes: dict[str, set[str]] = {}
-    for run in binary_runs(runs):
-        config = run.config if isinstance(run.config, dict) else {}
-        recipes.setdefault(recipe_of(run), set()).add(str(config.get("recipe")))
-        settings = flat({k: v for k, v in config.items() if k not in ("recipe", "seed", "scale")})
-        settings |= flat(run.info.get("versions") or {}, "versions")
-        hardware = run.info.get("hardware") or {}
-        settings |= {
-            f"hardware.{k}": hardware[k] for k in ("cpu", "threads", "device") if k in hardware
-        }
-        settings["steps recorded"] = run.step
-        for key, value in settings.items():
-            facts.setdefault(shown(key), {}).setdefault(shown(value), []).append(run.run_id)
-    notes = []
-    for key, values in facts.items():
-        if len(values) > 1:
-            listed = ", ".join(f"{value} ({len(ids)} run(s))" for value, ids in values.items())
-            notes.append(f"runs differ in {key}: {listed}")
-    meanings: dict[str, set[Measure]] = {}
-    for run in binary_runs(runs):
-        for name, one in run.own_measures.items():
-            meanings.setdefault(name, set()).add(one)
-    for name, several in meanings.items():
-        if len(several) > 1:
-            notes.append(f"runs declare {len(several)} different measures named {name}")
-    for recipe, variants in recipes.items():
-        if len(variants) > 1:
-            notes.append(f"runs named {recipe} have {len(variants)} different recipes")
-    return notes
-
-
-def finding(runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline") -> str:
+def finding(
+    runs: Runs | pd.DataFrame, name: str, *, baseline: str = "baseline", level: float = 0.95
+) -> str:
     """Say what was measured of one figure, recipe by recipe, as lines of plain text.
 
     Args:
         runs: Runs to read, or their run_table.
         name: A key of METRICS.
         baseline: The recipe that the others are compared with.
+        level: Coverage of the intervals, 0..1.
+
+    Raises:
+        ConfigError: If there is no metric or recipe of a name, or the level is not between 0 and 1.
     """
     given = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
     known = metric(name, given)
-    table = ablation_table(given, name, baseline=baseline)
-    rows = table[(table["n"] > 0) & table["mean"].notna()]
+    table = ablation_table(given, name, baseline=baseline, level=level)
+    measured = (table["n"] > 0) & table["mean"].notna()
+    rows = table[measured | (measured.any() & (table["notes"] != ""))]
     levels = levels_sentence(given, measure=known.measure.name)
     if rows.empty:
         return f"{known.label}: not recorded in a finished run here. {levels}".rstrip()
     lines = [f"{known.label}, mean over seeds:"]
     for row in rows.to_dict("records"):
-        text = f"  {row['recipe']}: {row['mean']:{known.form}} (n={row['n']})"
+        text = f"  {row['recipe']}: " + (
+            f"{row['mean']:{known.form}} (n={row['n']})" if row["n"] else "no run counts"
+        )
         if row["common_seeds"]:
             text += f"; paired difference to {baseline} {row['difference']:+{known.form}}"
-        if row["common_seeds"] >= 3:
+        if row["common_seeds"] >= FEWEST:
             ends = f"{row['difference_low']:+{known.form}}, {row['difference_high']:+{known.form}}"
             text += f" [{ends}]"
-        lines.append(text + (f"; {row['verdict']}" if row["verdict"] else ""))
+        text += f"; {row['verdict']}" if row["verdict"] else ""
+        text += reach(row) if row["verdict"] != "no claim" else ""
+        lines.append(text + (f"; {row['notes']}" if row["notes"] else ""))
     about = unverified_sentence(given, kind=known.measure.kind)
     return "\n".join([*lines, *filter(None, (levels, about))])
 
 
+def reach(row: Mapping[str, Any]) -> str:
+    """Return p of a comparison and the smallest that it can reach with so many seeds, '' where there is no p.
+
+    Args:
+        row: Of ablation_table.
+    """
+    if math.isnan(row["p_family"]):
+        return ""
+    text = f" (p {row['p_family']:.2g} in a family of {row['compared']}, smallest reachable "
+    if row["p_smallest"] > 0:
+        return f"{text}{row['p_smallest']:.2g})"
+    flips = smallest_p(row["common_seeds"])
+    return f"{text}0: Student's law alone, sign flips reach {flips:.2g} at best)"
+
+
 def verdict_table(
-    runs: Runs | pd.DataFrame, names: Sequence[str] | None = None, *, baseline: str = "baseline"
+    runs: Runs | pd.DataFrame,
+    names: Sequence[str] | None = None,
+    *,
+    baseline: str = "baseline",
+    level: float = 0.95,
 ) -> pd.DataFrame:
-    """Return every paired comparison of several figures, one row a figure and recipe.
+    """Return every paired comparison of several figures, one row a figure and recipe; all of them are one family.
 
     Args:
         runs: Runs to read, or their run_table.
         names: Keys of METRICS, or measures that the runs declare; None takes all of them.
         baseline: The recipe that the others are compared with.
+        level: Coverage of the intervals, and 1 - level the most that false verdicts of this table may come to; 0..1.
 
     Returns:
         Columns metric, recipe, common_seeds, baseline_mean, mean, difference, difference_low,
-        difference_high, p_holm, null, verdict.
+        difference_high, p_family, p_smallest, null, verdict.
+
+    Raises:
+        ConfigError: If there is no metric or recipe of a name, or the level is not between 0 and 1.
     """
     columns = ["metric", "recipe", "common_seeds", "baseline_mean", "mean", "difference"]
-    columns += ["difference_low", "difference_high", "p_holm", "null", "verdict"]
+    columns += ["difference_low", "difference_high", "p_family", "p_smallest", "null", "verdict"]
     table = runs if isinstance(runs, pd.DataFrame) else run_table(runs)
-    parts = []
-    for name in metrics_of(table) if names is None else names:
-        one = ablation_table(table, name, baseline=baseline)
-        own = one.loc[one["recipe"] == baseline, "mean"]
-        mean = float(own.iloc[0]) if len(own) else math.nan
-        parts.append(one[one["common_seeds"] > 0].assign(metric=name, baseline_mean=mean))
-    rows = [part for part in parts if not part.empty]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
+    listed = list(metrics_of(table) if names is None else names)
+    found = _compared(table, listed, baseline, level, None)
+    return found.loc[found["common_seeds"] > 0, columns].reset_index(drop=True)
 
 
 _PAPER = {
@@ -281,7 +394,8 @@ def scale_table(runs: Runs) -> pd.DataFrame:
     """
     here: dict[str, dict[str, None]] = {name: {} for name in _PAPER}
     seeds: dict[str, set[Any]] = {}
-    for run in binary_runs(runs):
+    listed = binary_runs(runs)
+    for run, group in zip(listed, group_names(listed), strict=True):
         config = run.config if isinstance(run.config, dict) else {}
         data, model, training = (
             part if isinstance(part := config.get(name), dict) else {}
@@ -305,7 +419,7 @@ def scale_table(runs: Runs) -> pd.DataFrame:
         }
         for name, value in facts.items():
             here[name]["unknown" if value is None else str(value)] = None
-        seeds.setdefault(recipe_of(run), set()).add(run.info.get("seed"))
+        seeds.setdefault(group, set()).add(run.info.get("seed"))
     here["seeds a recipe"] = {str(len(found)): None for found in seeds.values()}
     rows = {name: (paper, ", ".join(here[name]) or "no run") for name, paper in _PAPER.items()}
     return pd.DataFrame.from_dict(rows, orient="index", columns=["paper", "here"])

@@ -11,6 +11,7 @@ import pandas as pd
 
 from bvit_analysis.errors import one_by_one
 from bvit_analysis.records import Run, RunWarning
+from bvit_analysis.records.info import shown
 from bvit_analysis.tables.frames import (
     LAST_HALF,
     RUN_COLUMNS,
@@ -20,9 +21,11 @@ from bvit_analysis.tables.frames import (
     mean_over_sites,
     site_frame,
 )
+from bvit_analysis.tables.groups import group_names, recipe_parts
 from bvit_analysis.tables.levels import remember_levels
 from bvit_analysis.tables.metrics import FLOAT, Metric, metrics_of, own_measures, remember
-from bvit_analysis.tables.selection import Runs, as_runs, recipe_of, recipe_parts
+from bvit_analysis.tables.seeds import diverged_at
+from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
 from bvit_analysis.tables.site_names import named
 from bvit_analysis.tables.verification import remember_unverified, unverified
 
@@ -37,19 +40,23 @@ def run_table(runs: Runs) -> pd.DataFrame:
         runs: Runs to read; float runs have NaN where nothing is binarized.
 
     Returns:
-        Columns run_id, label, recipe, seed, scale, state, steps, test_accuracy,
+        Columns run_id, label, recipe (with the settings by which runs of one recipe differ), seed, scale, state, steps,
+        diverged (the last step with a finite loss, NaN where all went well), teacher, test_accuracy,
         test_half_width (95%, over test images, not over seeds), validation_accuracy,
         teacher_test_accuracy, the other keys of METRICS, and the late mean of each measure that a run
         declares of its own; where a run has unverified sites, a column unverified that names them.
         ``attrs["parts"]`` has the parts of each recipe that claims are made for.
     """
-    known = metrics_of(as_runs(runs))
+    listed = as_runs(runs)
+    known = metrics_of(listed)
+    names = dict(zip(map(id, listed), group_names(listed), strict=True))
 
     def row_of(run: Run) -> dict[str, Any]:
         config = run.config if isinstance(run.config, dict) else {}
         result = run.result or {}
-        row = {key: value for key, value in identity(0, run).items() if key != "run"}
+        row = identity(0, run, names[id(run)])
         row |= {"scale": config.get("scale", ""), "state": run.state, "steps": run.step}
+        row |= {"diverged": _number(diverged_at(run)), "teacher": _teacher(run)}
         for name in ("test_accuracy", "validation_accuracy", "teacher_test_accuracy"):
             row[name] = _number(result.get(name))
         row["test_half_width"] = _image_half_width(row["test_accuracy"], result.get("test_count"))
@@ -57,22 +64,21 @@ def run_table(runs: Runs) -> pd.DataFrame:
         return row
 
     # Damage is left out as a run is read; what is found out now concerns one run alone as well.
-    done, left_out = one_by_one(as_runs(runs), row_of)
+    done, left_out = one_by_one(listed, row_of)
     rows = [row for _, row in done]
     for run, why in left_out:
         text = f"left out of the table, run {run.run_id}: {why}"
         warnings.warn(text, RunWarning, stacklevel=2)
     columns = [
         *RUN_COLUMNS[1:],
-        *("scale", "state", "steps", "test_accuracy", "test_half_width"),
+        *("scale", "state", "steps", "diverged", "teacher", "test_accuracy", "test_half_width"),
         *("validation_accuracy", "teacher_test_accuracy"),
         *(name for name, one in known.items() if one.summary != "result"),
     ]
-    listed = as_runs(runs)
     table = pd.DataFrame(rows, columns=columns)
     if unverified(listed):
-        table["unverified"] = [named(one.site for one in unverified(run)) for run in listed]
-    table.attrs["parts"] = {name: sorted(parts) for name, parts in recipe_parts(runs).items()}
+        table["unverified"] = [named(one.site for one in unverified(run)) for run, _ in done]
+    table.attrs["parts"] = {name: sorted(parts) for name, parts in recipe_parts(listed).items()}
     table = remember(table, own_measures(listed).values())
     return remember_levels(remember_unverified(table, listed), listed)
 
@@ -105,6 +111,15 @@ def _evidence(run: Run, known: Mapping[str, Metric]) -> dict[str, float]:
         row["oscillating_flips_per_weight"] = (gross - net) / weights
         row["flip_flop_ratio"] = gross / max(1, net)
     return row
+
+
+def _teacher(run: Run) -> str:
+    """Return what tells a run's teacher from others, '' where it has none; a float run's is itself."""
+    if recipe_of(run) == FLOAT:
+        return run.run_id
+    told = run.info.get("teacher")
+    name = told.get("teacher") if isinstance(told, dict) else told
+    return shown(name) if name else ""
 
 
 def _number(value: object) -> float:

@@ -17,10 +17,11 @@ import pandas as pd
 
 from bvit_analysis.errors import ConfigError, RunError
 from bvit_analysis.records import Run, RunWarning
+from bvit_analysis.tables.groups import group_names
 from bvit_analysis.tables.levels import multilevel, remember_levels
 from bvit_analysis.tables.metrics import measure_of, ordered, own_measures, remember
-from bvit_analysis.tables.seeds import mark_diverged
-from bvit_analysis.tables.selection import Runs, as_runs, binary_runs, recipe_of
+from bvit_analysis.tables.seeds import at_one_length, mark_diverged
+from bvit_analysis.tables.selection import Runs, as_runs, binary_runs
 from bvit_analysis.tables.verification import remember_unverified
 
 LATE = 0.1
@@ -42,23 +43,13 @@ def place(site: str) -> tuple[int, str]:
     return (int(match[1]), match[2]) if match else (-1, site)
 
 
-def flat(data: Any, prefix: str = "") -> dict[str, Any]:
-    """Return nested settings as one level, names joined by dots."""
-    if not isinstance(data, dict):
-        return {prefix: data}
-    rows: dict[str, Any] = {}
-    for name, value in data.items():
-        rows |= flat(value, f"{prefix}.{name}" if prefix else str(name))
-    return rows
-
-
-def identity(position: int, run: Run) -> dict[str, Any]:
+def identity(position: int, run: Run, group: str) -> dict[str, Any]:
     # the position tells runs apart whose folders have one name under two roots
     return {
         "run": position,
         "run_id": run.run_id,
         "label": run.label,
-        "recipe": recipe_of(run),
+        "recipe": group,
         "seed": run.info.get("seed"),
     }
 
@@ -85,6 +76,7 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
             raise ConfigError(f"{name!r} is no measure of sites; take one of run.sites")
     own = [one for name, one in own_measures(listed).items() if name in metrics]
     parts = []
+    names = group_names(listed)
     for position, run in enumerate(listed):
         sites = run.sites
         held = [name for name in metrics if name in sites.columns]
@@ -99,7 +91,7 @@ def site_frame(runs: Runs, metrics: Sequence[str], *, kind: str) -> pd.DataFrame
         places = {site: place(str(site)) for site in rows["site"].unique()}
         rows["block"] = rows["site"].map({site: where[0] for site, where in places.items()})
         rows["layer"] = rows["site"].map({site: where[1] for site, where in places.items()})
-        parts.append(rows.assign(**identity(position, run)))
+        parts.append(rows.assign(**identity(position, run, names[position])))
     columns = [*RUN_COLUMNS, "step", "site", "order", "block", "layer", "n_weights", *metrics]
     if not parts:
         return remember(pd.DataFrame(columns=columns), own)
@@ -168,22 +160,31 @@ def site_summary(runs: Runs, metrics: Sequence[str], *, kind: str = "weight") ->
         kind: 'weight', 'activation' or 'attention'.
 
     Returns:
-        One row a layer (such as attn.qkv), one column a measure and recipe.
+        One row a layer (such as attn.qkv), one column a measure and recipe, and under 'runs' how many runs are in the means.
+        Runs that diverged, or are shorter than others of their recipe, are left out and named in a RunWarning.
     """
-    frame = site_frame(runs, metrics, kind=kind)
+    frame, left_out = at_one_length(site_frame(runs, metrics, kind=kind))
+    for why in left_out:
+        warnings.warn(f"left out of the means: {why}", RunWarning, stacklevel=2)
     parts = {}
+    counts: dict[str, pd.Series] = {}
     for name in metrics:
         late = late_by_site(frame, name)
-        means = late.groupby(["layer", "recipe"], sort=False)[name].mean().unstack("recipe")
+        by_layer = late.groupby(["layer", "recipe"], sort=False)
+        means = by_layer[name].mean().unstack("recipe")
         if not means.empty:
             parts[name] = means[ordered(means.columns)]
+            seen = by_layer["run"].nunique().unstack("recipe")
+            counts |= {recipe: seen[recipe] for recipe in seen if recipe not in counts}
+    if parts:
+        parts["runs"] = pd.DataFrame(counts)[ordered(counts)].fillna(0).astype(int)
     return pd.concat(parts, axis=1, names=["measure", "recipe"]) if parts else pd.DataFrame()
 
 
 def scalar_frame(runs: Runs) -> pd.DataFrame:
     """Return the scalars of all runs, float ones included, one row a run and step."""
-    listed = enumerate(as_runs(runs))
-    parts = [run.scalars.assign(**identity(position, run)) for position, run in listed]
+    listed = enumerate(zip(as_runs(runs), group_names(runs), strict=True))
+    parts = [run.scalars.assign(**identity(place, run, name)) for place, (run, name) in listed]
     parts = [part for part in parts if not part.empty]
     if not parts:
         return pd.DataFrame(columns=[*RUN_COLUMNS, "step", "loss", "accuracy"])

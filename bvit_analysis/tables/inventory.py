@@ -7,7 +7,8 @@ import pandas as pd
 from bvit_analysis.errors import RunError
 from bvit_analysis.records import MEASURES, Run
 from bvit_analysis.records.info import shown
-from bvit_analysis.tables.frames import flat, flipping_sites
+from bvit_analysis.tables.frames import flipping_sites
+from bvit_analysis.tables.groups import flat
 from bvit_analysis.tables.levels import NOT_QUANTIZED, multilevel
 from bvit_analysis.tables.selection import Runs, as_runs, recipe_of
 from bvit_analysis.tables.site_names import named

@@ -154,10 +154,17 @@ def metric(name: str, data: Source = None) -> Metric:
 
 
 def ordered(recipes: Iterable[str]) -> list[str]:
-    """Return distinct recipe names in the fixed order, unknown ones after the known, by name."""
-    distinct = set(recipes)
-    known = [recipe for recipe in RECIPE_ORDER if recipe in distinct]
-    return known + sorted(distinct.difference(RECIPE_ORDER))
+    """Return distinct recipe names in the fixed order, unknown ones after the known, by name.
+
+    A name with a remark in brackets, such as 'grs [smoke]', stands where the one without it does.
+    """
+    rank = {name: place for place, name in enumerate(RECIPE_ORDER)}
+
+    def key(name: str) -> tuple[int, str]:
+        base = name.partition(" [")[0].partition(" (")[0]
+        return rank.get(base, len(rank)), name
+
+    return sorted(set(recipes), key=key)
 
 
 def measure_of(name: str, data: Source = None) -> Measure:

@@ -60,6 +60,34 @@ def without_diverged(frame: pd.DataFrame) -> pd.DataFrame:
     return frame[~frame["run"].isin(list(diverged_runs(frame)))]
 
 
+def at_one_length(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Return the rows of runs of which late means may be averaged, and why others are left out.
+
+    Late is the end of a run, so a run that was stopped earlier has another one. Of each recipe the longest are kept.
+
+    Args:
+        frame: Columns run, label, recipe and step.
+    """
+    said = []
+    last = frame.groupby("run")["step"].max()
+    labels = frame.drop_duplicates("run").set_index("run")[["label", "recipe"]]
+    left = diverged_runs(frame)
+    for run, step in left.items():
+        said.append(f"{labels.at[run, 'label']}, which diverged at step {step}")
+    sound = [run for run in labels.index if run not in left]
+    longest = last[sound].groupby(labels.loc[sound, "recipe"]).max()
+    kept = []
+    for run in sound:
+        full = longest[labels.at[run, "recipe"]]
+        if last[run] == full:
+            kept.append(run)
+        else:
+            said.append(
+                f"{labels.at[run, 'label']}, recorded to step {last[run]}, others to {full}"
+            )
+    return frame[frame["run"].isin(kept)], said
+
+
 def in_common(frame: pd.DataFrame, name: str) -> tuple[pd.DataFrame, dict[str, str]]:
     """Return what a mean over seeds may be taken of, and how many runs are in it.
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 import pandas as pd
 
 from bvit_analysis.config import RECIPES, to_dict
-from bvit_analysis.errors import RunError, one_by_one
+from bvit_analysis.errors import ConfigError, RunError, one_by_one, unknown_name
 from bvit_analysis.records import Run, RunWarning, find_runs, load_run
 from bvit_analysis.records.info import shown
 from bvit_analysis.records.measure import GRADIENT_TERM, SHIFT
@@ -28,6 +30,7 @@ SHIPPED = ("data/runs", "../data/runs")
 "Where it looks where nobody has trained yet: the runs that come with the repository."
 
 _MOST_FOLDERS = 3  # named in a sentence
+_MOST_CHANGES = 3  # of a recipe, named in its name
 
 
 def as_runs(data: Runs) -> list[Run]:
@@ -36,12 +39,41 @@ def as_runs(data: Runs) -> list[Run]:
 
 
 def recipe_of(run: Run) -> str:
-    """Return the recipe's name: 'float' for a teacher, 'watched' for somebody else's training."""
+    """Return the recipe's name: 'float' for a teacher, 'watched' for somebody else's training.
+
+    A preset with other settings is another recipe, and its name says so: 'baseline (shortcuts=false)'.
+    """
     config = run.config if isinstance(run.config, dict) else {}
     recipe = config.get("recipe")
     if isinstance(recipe, dict):
-        return shown(recipe.get("name", "custom"))
+        name = shown(recipe.get("name", "custom"))
+        return f"{name} ({changes})" if (changes := _changes(name, recipe)) else name
     return FLOAT if run.info.get("kind") == FLOAT else str(run.info.get("kind", "watched"))
+
+
+@functools.cache
+def _preset(name: str) -> dict[str, str]:
+    return {key: shown(value) for key, value in to_dict(RECIPES[name]).items()}
+
+
+def _changes(name: str, recipe: Mapping[str, object]) -> str:
+    """Return what a recorded recipe has otherwise than the preset of its name; '' for a name that is no preset."""
+    if name not in RECIPES:
+        return ""
+    # What a record of another release lacks, or has beside, is no change that anybody made.
+    changed = {
+        key: shown(recipe[key])
+        for key, value in _preset(name).items()
+        if key in recipe and shown(recipe[key]) != value
+    }
+    texts = [
+        f"{key}={value.lower() if value in ('True', 'False') else value}"
+        for key, value in changed.items()
+    ]
+    if len(texts) > _MOST_CHANGES:
+        digest = hashlib.sha256(repr(changed).encode("utf-8", "replace")).hexdigest()[:6]
+        texts = [*texts[:_MOST_CHANGES], f"and more: {digest}"]
+    return ", ".join(texts)
 
 
 def credited_parts(recipe: object) -> frozenset[str]:
@@ -58,16 +90,6 @@ def credited_parts(recipe: object) -> frozenset[str]:
 def preset_parts(name: str) -> frozenset[str]:
     """Return the parts of a preset that claims are made for; none of a name that is no preset."""
     return credited_parts(to_dict(RECIPES[name])) if name in RECIPES else frozenset()
-
-
-def recipe_parts(runs: Runs) -> dict[str, frozenset[str]]:
-    """Return the parts that claims are made for by name of recipe: those that all its runs have."""
-    found: dict[str, frozenset[str]] = {}
-    for run in binary_runs(runs):
-        config = run.config if isinstance(run.config, dict) else {}
-        parts = credited_parts(config.get("recipe"))
-        found[recipe_of(run)] = found.get(recipe_of(run), parts) & parts
-    return found
 
 
 def binary_runs(runs: Runs) -> list[Run]:
@@ -146,6 +168,42 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
     )
 
 
+def check_recipes(asked: Iterable[str], present: Iterable[str], *, kind: str = "recipe") -> None:
+    """Refuse a recipe that does not exist, before it is taken for one that these runs happen to lack.
+
+    Args:
+        asked: Names to look for.
+        present: Names that there are beside the presets.
+        kind: What the names are of, for the text.
+
+    Raises:
+        ConfigError: If a name is neither a preset nor present.
+    """
+    known = ordered([*RECIPES, *present])
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name not in known:
+            raise ConfigError(unknown_name(kind, name, known))
+
+
+def check_site(runs: Runs, site: str | None) -> str | None:
+    """Refuse a site that none of these runs has, before it is taken for one of which nothing is recorded.
+
+    Args:
+        runs: Runs that are looked at.
+        site: Name of a site; None or '' stands for all.
+
+    Returns:
+        The site, None for all.
+
+    Raises:
+        ConfigError: If some run has sites and none has this one.
+    """
+    known = dict.fromkeys(str(one) for run in as_runs(runs) for one in run.site_table["site"])
+    if site and known and site not in known:
+        raise ConfigError(unknown_name("site", site, known))
+    return site or None
+
+
 def close_ups(runs: Runs, recipes: Sequence[str] = ()) -> list[Run]:
     """Return a few binary runs to look at closely: the first of each recipe named, else the first of all.
 
@@ -155,8 +213,12 @@ def close_ups(runs: Runs, recipes: Sequence[str] = ()) -> list[Run]:
 
     Returns:
         The runs; empty only where none binarizes.
+
+    Raises:
+        ConfigError: If a name is neither a preset's nor that of one of the runs.
     """
     listed = in_order(binary_runs(runs))
+    check_recipes(recipes, map(recipe_of, listed))
     first: dict[str, Run] = {}
     for run in listed:
         first.setdefault(recipe_of(run), run)

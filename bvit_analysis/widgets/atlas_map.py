@@ -42,10 +42,10 @@ class AtlasMap:
     def marks(self) -> list[Any]:
         return [self.mesh, *self.ends, self.box, self.title]
 
-    def show(self, run: Run, found: tables.Atlas, metric: str, low: float) -> None:
+    def show(self, run: Run, found: tables.Atlas, metric: str) -> None:
         """Take the cells of a run whose sites and steps are those of the map."""
         self.sites = found.sites
-        self.mesh.set_array(atlas_cells(found, low))
+        self.mesh.set_array(atlas_cells(found))
         self.title.set_text(style.clip(run.label, 40))  # the colour bar names the measure
         self.title.set_parse_math(False)
         style.describe(self.mesh.axes, atlas_text(run, metric, found))

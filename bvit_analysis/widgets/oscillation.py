@@ -258,7 +258,7 @@ class OscillationExplorer(Explorer):
             )
         maps = self._grounds[key]
         for one, name in zip(maps, shown, strict=True):
-            one.show(self.runs[name], founds[name], metric, self._limits()[0])
+            one.show(self.runs[name], founds[name], metric)
             one.mark(self.value("site"), self.value("window"))
         return maps[0].mesh.figure
 

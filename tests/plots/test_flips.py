@@ -8,6 +8,7 @@ import pytest
 
 from bvit_analysis import plots, tables
 from bvit_analysis.errors import ConfigError
+from bvit_analysis.plots.drawn import drawn_numbers
 from bvit_analysis.plots.flips import flip_back_table
 from bvit_analysis.plots.trajectories import most_flipping
 from bvit_analysis.records import Run
@@ -49,15 +50,21 @@ def test_flip_rate_by_run_and_by_site(runs: list[Run]) -> None:
         plots.plot_flip_rate(runs, by="site")
 
 
-def test_a_step_without_a_flip_is_drawn_below_all_others(runs: list[Run]) -> None:
+def test_a_step_without_a_flip_is_a_gap_with_a_mark_and_a_zero_in_the_numbers(
+    runs: list[Run],
+) -> None:
     frame = tables.site_frame(runs[:1], ["flip_rate"], kind="weight")
     frame["flip_rate"] = frame["flip_rate"].where(frame["step"] != 20, 0.0)
     ax = plots.plot_flip_rate(frame)
     rates = dict(zip(*ax.get_lines()[0].get_data(), strict=True))
-    lowest = min(rate for step, rate in rates.items() if step != 20)
-    assert rates[20] == pytest.approx(lowest / 2)
-    assert ax.get_ylim()[0] <= rates[20]
-    assert ax.get_ylabel().endswith("(lowest: none)")
+    assert rates[20] == 0.0
+    assert ax.get_ylim()[0] > 0
+    marks = ax.get_lines()[1]
+    assert marks.get_marker() == "v"
+    assert marks.get_xdata().tolist() == [20]
+    assert ax.get_ylabel().endswith("(marks below: none)")
+    numbers = drawn_numbers(ax.figure)
+    assert numbers.loc[numbers["x"] == 20, "y"].tolist() == [0.0]
 
 
 def test_atlas_cells_are_the_recorded_rates(runs: list[Run]) -> None:
@@ -108,7 +115,8 @@ def test_distribution_of_one_site_without_nulls(runs: list[Run]) -> None:
     ax = plots.plot_flip_distribution(runs, site="blocks.0.attn.qkv", null="none")
     assert legend(ax) == ["baseline", "binaryvit"]
     assert ax.get_title(loc="left") == "Who flips: blocks.0.attn.qkv"
-    assert not plots.plot_flip_distribution(runs, site="nowhere").axison
+    with pytest.raises(ConfigError, match=r"unknown site .*did you mean 'blocks.0.attn.qkv'"):
+        plots.plot_flip_distribution(runs, site="blocks.0.atn.qkv")
 
 
 def test_flip_back_weighs_sites_by_their_flips() -> None:
