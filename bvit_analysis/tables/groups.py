@@ -71,7 +71,8 @@ def group_names(runs: Runs) -> list[str]:
     """
     listed = as_runs(runs)
     binary = [position for position, run in enumerate(listed) if recipe_of(run) != FLOAT]
-    names = [recipe_of(run) for run in listed]
+    # square brackets hold settings
+    names = [recipe_of(run).replace("[", "(").replace("]", ")") for run in listed]
     for recipe in {names[position] for position in binary}:
         own = [position for position in binary if names[position] == recipe]
         for position, label in zip(own, _labels([_recipe(listed[p]) for p in own]), strict=True):
@@ -239,7 +240,8 @@ def _everything(run: Run) -> dict[str, Any]:
     for key in _ENVIRONMENT:
         value = run.info.get(key)
         if key == "data_notes":
-            facts["notes on the data"] = "; ".join(map(shown, value)) if value else None
+            listed = value if isinstance(value, list) else [value]
+            facts["notes on the data"] = "; ".join(map(shown, listed)) if value else None
         elif isinstance(value, dict):
             facts |= flat(value, key)
         else:

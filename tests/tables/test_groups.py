@@ -159,6 +159,20 @@ def test_recipes_of_ones_own_are_told_apart_by_what_differs(tmp_path: Path) -> N
     assert note.startswith("runs named mine have 2 different recipes: mine (regularization")
 
 
+@pytest.mark.slow
+def test_odd_records_are_grouped_like_others(tmp_path: Path) -> None:
+    def odd(info: dict[str, Any]) -> None:
+        info["config"]["recipe"]["name"] = "mine [b]"
+        info["config"]["data"] = None
+        info |= {"data_notes": 7, "teacher": [1], "class_names": "abc"}
+
+    runs = [made(tmp_path / "a"), made(tmp_path / "b", odd)]
+    names = tables.group_names(runs)
+    assert names[1].startswith("mine (b) [data=none")
+    assert tables.ablation_table(runs)["n"].tolist()[:2] == [1, 1]
+    assert tables.comparability(runs)
+
+
 def test_names_come_apart_again() -> None:
     for recipe, settings in (("grs", "laptop"), ("grs", ""), ("a (b=c)", "x, y=z")):
         assert split_name(in_settings(recipe, settings)) == (recipe, settings)
