@@ -100,7 +100,7 @@ def sign_flip_ps(family: Sequence[Sequence[float]]) -> tuple[list[float], list[f
 
     Example:
         >>> sign_flip_ps([[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], [1.0, -1.0, 1.0, -1.0, 1.0, -1.0]])
-        ([0.03125, 1.0], [0.03125, 1.0])
+        ([0.03125, 1.0], [0.0625, 1.0])
     """
     d = np.array(family, dtype=np.float64).T
     own, adjusted = np.full((2, len(family)), math.nan)
