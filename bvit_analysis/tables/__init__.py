@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from bvit_analysis.tables.ablation import ablation_table as ablation_table
 from bvit_analysis.tables.ablation import finding as finding
-from bvit_analysis.tables.ablation import scale_table as scale_table
 from bvit_analysis.tables.ablation import verdict_table as verdict_table
 from bvit_analysis.tables.atlas import ATLAS_METRICS as ATLAS_METRICS
 from bvit_analysis.tables.atlas import Atlas as Atlas
@@ -81,6 +80,7 @@ from bvit_analysis.tables.packed import packed_savings as packed_savings
 from bvit_analysis.tables.packed import shipped_benchmark as shipped_benchmark
 from bvit_analysis.tables.pairing import pairing_finding as pairing_finding
 from bvit_analysis.tables.pairing import pairing_table as pairing_table
+from bvit_analysis.tables.paper_scale import scale_table as scale_table
 from bvit_analysis.tables.probes import probe_finding as probe_finding
 from bvit_analysis.tables.probes import probe_frame as probe_frame
 from bvit_analysis.tables.probes import probe_table as probe_table

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import math
 import shutil
-from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
 from bvit_analysis import tables
@@ -77,67 +74,6 @@ def test_interval_equals_scipy_and_is_absent_below_three() -> None:
 def test_a_level_that_is_none_is_refused(level: float) -> None:
     with pytest.raises(ConfigError, match="between 0 and 1, such as 0.95; got"):
         chance.t_interval([0.7, 0.8, 0.9], level=level)
-
-
-def enumerated(x: np.ndarray) -> float:
-    """Share of all sign patterns whose |sum| is at least the observed one, by brute force."""
-    sums = np.zeros(1)
-    for value in x:
-        sums = np.concatenate([sums + value, sums - value])
-    return float(np.mean(np.abs(sums) >= abs(x.sum()) - 1e-12 * np.abs(x).sum()))
-
-
-def test_sign_flip_p_equals_enumeration_and_scipy() -> None:
-    x = np.array([0.3, -0.1, 0.5, 0.2, 0.4, 0.05])
-    sums = [abs(float(np.dot(x, signs))) for signs in product((-1, 1), repeat=len(x))]
-    by_hand = np.mean([total >= abs(x.sum()) - 1e-12 for total in sums])
-    assert chance.sign_flip_p(list(x)) == pytest.approx(by_hand)
-    scipy_p = stats.permutation_test(
-        (x,), lambda v: np.mean(v), permutation_type="samples", n_resamples=np.inf
-    ).pvalue
-    assert chance.sign_flip_p(list(x)) == pytest.approx(scipy_p)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 7, 12, 17, 20])
-def test_sign_flip_p_is_exact_up_to_twenty_seeds(count: int) -> None:
-    x = np.random.default_rng(count).normal(0.01, 0.03, count)
-    assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
-
-
-@pytest.mark.slow
-@settings(max_examples=60)
-@given(st.lists(st.integers(-9, 9), min_size=1, max_size=9))
-def test_sign_flip_p_counts_ties_that_rounding_has_parted(tenths: list[int]) -> None:
-    x = np.array(tenths) / 10  # 0.1 + 0.2 - 0.3 is not 0
-    assert chance.sign_flip_p(list(x)) == pytest.approx(enumerated(x), abs=1e-12)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("count", [21, 22, 24])
-def test_above_twenty_seeds_sign_patterns_are_drawn(count: int) -> None:
-    x = np.random.default_rng(count).normal(0.012, 0.03, count)
-    exact, drawn = enumerated(x), chance.sign_flip_p(list(x))
-    assert abs(drawn - exact) < 4 * math.sqrt(exact * (1 - exact) / 99_999) + 1e-5
-    chance._sign_flip_p.cache_clear()
-    assert chance.sign_flip_p(list(x)) == drawn  # the seed is fixed
-    assert chance.sign_flip_p([1.0] * count) <= 2e-5 * 2  # 2 of 2^count patterns reach it
-    assert chance.sign_flip_p([1.0] * count) >= 1e-5
-
-
-def test_sign_flip_p_counts_ties_and_has_no_answer_to_nothing() -> None:
-    assert chance.sign_flip_p([1.0, -1.0]) == 1.0
-    assert chance.sign_flip_p([0.0, 0.0, 0.0]) == 1.0
-    assert math.isnan(chance.sign_flip_p([]))
-    assert math.isnan(chance.sign_flip_p([1.0, math.nan]))
-
-
-def test_holm_skips_what_is_no_claim() -> None:
-    nan = math.nan
-    adjusted = chance.holm([0.04, nan, 0.01, 0.03])
-    assert adjusted[0] == pytest.approx(0.06)
-    assert math.isnan(adjusted[1])
-    assert adjusted[2:] == pytest.approx([0.03, 0.06])
 
 
 def test_gaussian_nulls_equal_a_sample() -> None:
