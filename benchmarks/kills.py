@@ -59,7 +59,7 @@ _MOST_IN_A_ROUND = 5
 _PATIENCE_S = 600.0
 # What a finished run may hold. What was superseded by a resume is kept by design.
 _ALLOWED = re.compile(
-    r"(run|status|result)\.json|examples(/attention\.npz)?|counts(/[^/]+\.npz)?|checkpoints"
+    r"(run|status|result)\.json|examples(/attention\.npz)?|starts(/[^/]+\.npz)?|counts(/[^/]+\.npz)?|checkpoints"
     r"|checkpoints/ckpt-\d{8}(/(state\.safetensors|state\.json|manifest\.json))?"
     rf"|({'|'.join(SCHEMAS)})(/superseded-\d+)?(/part-\d{{6}}\.parquet|/result\.json)?"
 )

@@ -218,7 +218,7 @@ def close_ups(runs: Runs, recipes: Sequence[str] = ()) -> list[Run]:
         ConfigError: If a name is neither a preset's nor that of one of the runs.
     """
     listed = in_order(binary_runs(runs))
-    check_recipes(recipes, map(recipe_of, listed))
+    check_recipes(recipes, (FLOAT, *map(recipe_of, listed)))
     first: dict[str, Run] = {}
     for run in listed:
         first.setdefault(recipe_of(run), run)

@@ -221,7 +221,7 @@ def test_explorers_offer_it(runs: Path, tmp_path: Path) -> None:
 def test_runs_without_it_have_nothing_in_its_column_and_that_is_said(
     runs: Path, tmp_path: Path
 ) -> None:
-    record(tmp_path / "plain", info=named("mine", regularization="x") | {"seed": 9})
+    record(tmp_path / "plain", info=named("mine") | {"seed": 9})
     listed = [*tables.load_runs([runs]), load_run(tmp_path / "plain")]
     table = tables.run_table(listed)
     assert table["travel"].isna().tolist() == [False] * 6 + [True]
