@@ -215,7 +215,12 @@ def test_parq_whose_latent_weights_are_in_the_optimizer(tmp_path) -> None:
     np.testing.assert_array_equal(
         np.stack(signs[1:]), np.stack(used)
     )  # what PARQ uses has the latent's sign
-    record = load_run(tmp_path / "run").sites
+    stored = load_run(tmp_path / "run")
+    flips = np.diff(np.stack(signs).astype(int), axis=0) != 0
+    np.testing.assert_array_equal(stored.counts(site.name)["gross"], flips.sum(0))
+    assert flips.sum() > 0
+    assert stored.info["sites"][0]["levels"] == 2  # since its first step
+    record = stored.sites
     last = record[record["step"] == 4]["bimodality_coefficient"].iloc[0]
     assert last < 0.75  # of the latent weight; 1 would be the quantized one's
     assert np.isfinite(bimodality_coefficient(latent(model[0])))

@@ -46,6 +46,10 @@ class Inspection:
         if first:
             self._verifier.ask_own()
             self._verifier.warn()
+        if first and any(
+            (one.levels or 0) > MOST_LEVELS for one in self._verifier.verdicts.values()
+        ):
+            self.look()  # some are quantized from the first step on
         if levels is not None and levels.unfollowed():
             if first:
                 self.look()  # a layer that sets itself up in its first pass shows more in the next
@@ -91,8 +95,12 @@ class Inspection:
                 f"the forward pass of site {site.name} uses a weight of more than {MOST_LEVELS} levels, which is not"
                 " quantized; its sign changes are recorded, and are no flips",
             )
-        elif (levels > 2 or site.effective_level is not None) and self._panel.levels is not None:
-            self._panel.levels.follow(site_id, self._verifier.programs.get(site_id))
+        elif levels > 2 or site.effective_level is not None:
+            self._watched.multilevel.add(site_id)
+            if self._panel.levels is not None:
+                self._panel.levels.follow(site_id, self._verifier.programs.get(site_id))
+        else:
+            self._watched.multilevel.discard(site_id)
         argument = site.effective()
         if argument[:1].numel() > 2 * MOST_LEVELS and levels_of(argument) <= MOST_LEVELS:
             self._warn(

@@ -221,7 +221,7 @@ class Verifier:
             step=self._step,
             compared=compared,
             differing=differing,
-            levels=max(levels_of(used), self.verdicts[site_id].levels or 0),
+            levels=_most(self.verdicts[site_id].levels, levels_of(used)),
             reason="every weight was used as 0",
         )
         name = type(site.module).__name__
@@ -278,7 +278,7 @@ class Verifier:
             step=self._step,
             compared=compared,
             differing=differing,
-            levels=max(levels, self.verdicts[site_id].levels or 0),
+            levels=_most(self.verdicts[site_id].levels, levels),
         )
         opposite = "the opposite sign fits" if compare(x < 0)[0] == 0.0 else "no opposite fits"
         cure = "a function of the module and its input that is >= 0 exactly where the output is positive"
@@ -325,6 +325,11 @@ class _Look:
 
     def __reduce__(self) -> tuple[type[_Look], tuple[()]]:
         return _Look, ()
+
+
+def _most(before: int | None, now: int) -> int:
+    """Return the most levels seen; what was not quantized yet, as under PARQ before its first step, does not count."""
+    return now if before is None or before > MOST_LEVELS else max(before, now)
 
 
 def levels_of(weight: Tensor) -> int:
