@@ -60,9 +60,8 @@ class BimodalityInstrument(Instrument):
             u = normalise_rows(w)
             counts = histogram(u, _LO, _HI, _BINS)
             skew, kurtosis = skew_and_kurtosis(u)
-            size = (
-                u.double().abs()
-            )  # a large layer takes longest for what each measure would do anew
+            # A large layer takes longest for what each measure would do anew.
+            size = u.double().abs()
             rows.put(
                 site_id,
                 bimodality_coefficient=(skew * skew + 1) / kurtosis,

@@ -46,15 +46,12 @@ class Inspection:
         if first:
             self._verifier.ask_own()
             self._verifier.warn()
-        if first and any(
-            (one.levels or 0) > MOST_LEVELS for one in self._verifier.verdicts.values()
-        ):
-            self.look()  # some are quantized from the first step on
-        if levels is not None and levels.unfollowed():
-            if first:
-                self.look()  # a layer that sets itself up in its first pass shows more in the next
-            elif step == self._first_step + 1:
-                levels.warn()
+            verdicts = self._verifier.verdicts.values()
+            unquantized = any((one.levels or 0) > MOST_LEVELS for one in verdicts)
+            if unquantized or (levels is not None and levels.unfollowed()):
+                self.look()  # a layer that sets itself up in its first step shows more in the next pass
+        elif step == self._first_step + 1 and levels is not None:
+            levels.warn()
         if self._panel.heard_nothing:
             self._warn(
                 "heard nothing",
@@ -102,10 +99,11 @@ class Inspection:
         else:
             self._watched.multilevel.discard(site_id)
         argument = site.effective()
-        if argument[:1].numel() > 2 * MOST_LEVELS and levels_of(argument) <= MOST_LEVELS:
+        long = argument[:1].numel() > 2 * MOST_LEVELS
+        if long and (values := levels_of(argument)) <= MOST_LEVELS:
             self._warn(
                 f"{site.name} latent",
-                f"what the sign of site {site.name} is taken of has {levels_of(argument)} values a row: it is a quantized"
+                f"what the sign of site {site.name} is taken of has {values} values a row: it is a quantized"
                 " weight and no latent one, so measures of its distribution say nothing; return the latent weight from"
                 " effective_sign, of PARQ opt.state[m.weight]['latent']",
             )

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bvit_analysis.errors import CheckpointError, ConfigError
 from bvit_analysis.instruments.base import Instrument, Rows, Watched
+from bvit_analysis.instruments.counters import tracker_of
 from bvit_analysis.instruments.program import WeightProgram
 from bvit_analysis.instruments.verification import MOST_LEVELS, levels_of, zero_level
 from bvit_analysis.measures import share
@@ -29,8 +30,6 @@ class _Levels:
     "Whole number of each weight's level, int16, (O, I, ...)."
     direction: Tensor
     "+1 where the weight's last change went up, -1 down, 0 where it never changed, int8."
-    began: int
-    "Applied steps when it was first seen."
     window: Tensor
     "Since the last row: changes, those that went up, those opposite to the weight's change before; int64, (3,)."
     row_step: int
@@ -56,7 +55,7 @@ class LevelInstrument(Instrument):
 
     def attach(self, watched: Watched) -> None:
         super().attach(watched)
-        self.steps = 0
+        self._tracker = tracker_of(watched)  # which knows the applied steps
         self._sources: dict[int, LevelSource | None] = {}
         self._levels: dict[int, _Levels] = {}
         self._unfollowed: set[int] = set()
@@ -81,11 +80,12 @@ class LevelInstrument(Instrument):
             return
         self._unfollowed.discard(site_id)
         self._sources[site_id] = None if program is None else level_source(program)
-        if site_id not in self._levels or self.steps == 0:
+        steps = self._tracker.steps
+        if site_id not in self._levels or steps == 0:
             now = self._read(site_id)
             empty = torch.zeros(3, dtype=torch.int64, device=now.device)
             direction = torch.zeros_like(now, dtype=torch.int8)
-            self._levels[site_id] = _Levels(now, direction, self.steps, empty, self.steps)
+            self._levels[site_id] = _Levels(now, direction, empty, steps)
 
     def unfollowed(self) -> list[str]:
         """Return the names of the sites that have more than two levels whose changes cannot be counted."""
@@ -106,7 +106,6 @@ class LevelInstrument(Instrument):
 
     @torch.no_grad()
     def update(self) -> None:
-        self.steps += 1
         for site_id, levels in self._levels.items():
             if site_id not in self._sources:
                 continue
@@ -141,19 +140,18 @@ class LevelInstrument(Instrument):
             levels.row_step = rows.step
 
     def state_dict(self) -> dict[str, Tensor]:
-        state = {"steps": torch.tensor(self.steps)} if self._levels else {}
+        state: dict[str, Tensor] = {}
         for site_id, one in self._levels.items():
             state |= {
                 f"{site_id}.now": one.now.clone(),
                 f"{site_id}.direction": one.direction.clone(),
                 f"{site_id}.window": one.window.clone(),
-                f"{site_id}.progress": torch.tensor([one.began, one.row_step]),
+                f"{site_id}.progress": torch.tensor(one.row_step),
             }
         return state
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         self._levels = {}
-        self.steps = int(state["steps"]) if state else 0
         for name in state:
             site_id, _, what = name.partition(".")
             if what != "now":
@@ -165,13 +163,11 @@ class LevelInstrument(Instrument):
                     " wrote the checkpoint"
                 )
             device = self.watched.sites[number].effective().device
-            began, row_step = state[f"{site_id}.progress"].tolist()
             self._levels[number] = _Levels(
                 state[name].to(device, copy=True),
                 state[f"{site_id}.direction"].to(device, copy=True),
-                began,
                 state[f"{site_id}.window"].to(device, copy=True),
-                row_step,
+                int(state[f"{site_id}.progress"]),
             )
             self.watched.multilevel.add(number)
             if self.watched.sites[number].effective_level is not None:
